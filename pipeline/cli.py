@@ -1,0 +1,65 @@
+"""How every command starts and fails: flags from a frozen dataclass, one message, exit code 2.
+
+A command module defines a frozen dataclass whose fields are its flags (the docstring under a
+field is its help) and calls ``run(Options, main)``. A ``DataError`` raised below becomes
+``error: ...`` on standard error and exit code 2, which is also what tyro gives a misspelt flag.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+from pipeline.errors import DataError
+
+USER_ERROR = 2
+"""Exit code of a mistake that the user can mend."""
+
+Options = TypeVar("Options")
+
+
+def parse(
+    options: type[Options], *, description: str, argv: Sequence[str] | None = None
+) -> Options:
+    """Return the flags as an instance of the frozen dataclass ``options``.
+
+    Boolean flags are ``--x / --no-x``; names use hyphens; ``--help`` shows every default. A value
+    that a dataclass refuses in ``__post_init__`` ends the process with exit code 2.
+
+    Args:
+        options: the dataclass whose fields are the flags.
+        description: what ``--help`` says first.
+        argv: the words to read; those of the process when None.
+    """
+    try:
+        return tyro.cli(
+            options,
+            args=argv,
+            description=description,
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+        )
+    except DataError as error:
+        fail(error)
+        raise  # not reached: fail() leaves
+
+
+def guard(main: Callable[[], None]) -> None:
+    """Run ``main``; a ``DataError`` becomes one message and exit code 2, Ctrl-C exit code 130."""
+    try:
+        main()
+    except DataError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def fail(error: Exception) -> None:
+    """Print ``error`` for a person and leave with exit code 2."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    raise SystemExit(USER_ERROR)
