@@ -1,0 +1,1 @@
+"""How predictions are judged: functions of arrays and a table, plots and the report."""

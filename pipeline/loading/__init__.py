@@ -1,0 +1,1 @@
+"""How packed samples reach the accelerator: one Batch contract, two backends."""
