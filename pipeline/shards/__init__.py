@@ -1,1 +1,1 @@
-"""How the dataset is packed: splits, tar shards, the manifest, and the proof that they are whole."""
+"""How the dataset is packed: splits, tar shards, the manifest, the proof that they are whole."""
