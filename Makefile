@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 UV_VERSION := 0.13.9
-DEMO ?= runs/demo
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all lint format lock clean
 
