@@ -19,47 +19,42 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DATA, SHARDS, RUN, REPORT = (Path(room, "demo") for room in ("data", "shards", "runs", "reports"))
 
-LAUNCH = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-"""Two processes; on a machine without GPUs train.py turns them into two CPU ranks."""
-
-STAGES: list[tuple[str, list[str], Path]] = [
+STAGES: tuple[tuple[str, str, Path], ...] = (
     (
         "Make a dataset up, in HAM10000's file layout",
-        ["python", "-m", "pipeline.ham10000", "synthesize", "--out", str(DATA)]
-        + ["--images", "600", "--seed", "0"],
+        f"python -m pipeline.ham10000 synthesize --out {DATA} --images 600 --seed 0",
         DATA,
     ),
     (
         "Pack it into WebDataset shards; no lesion in two splits",
-        ["python", "-m", "pipeline.shards", "build", "--source", str(DATA), "--out", str(SHARDS)]
-        + ["--image-size", "128"],
+        f"python -m pipeline.shards build --source {DATA} --out {SHARDS} --image-size 128",
         SHARDS,
     ),
     (
         "Check every byte of the shards",
-        ["python", "-m", "pipeline.shards", "verify", str(SHARDS)],
+        f"python -m pipeline.shards verify {SHARDS}",
         SHARDS / "manifest.json",
     ),
     (
-        "Train a ResNet-34 from scratch on two processes",
-        [*LAUNCH, "train.py", "--shards", str(SHARDS), "--run-dir", str(RUN)]
-        + ["--weights", "none", "--image-size", "64", "--epochs", "8", "--batch-size", "16"]
-        + ["--optimizer", "adamw", "--lr", "1e-3", "--schedule", "onecycle"],
+        "Train a ResNet-34 from scratch on two processes (CPU ranks where there is no GPU)",
+        "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 "
+        f"train.py --shards {SHARDS} --run-dir {RUN} --weights none --image-size 64 --epochs 10 "
+        "--batch-size 16 --optimizer adamw --lr 1e-3 --schedule onecycle",
         RUN,
     ),
     (
         "Judge the best checkpoint on the held-out test split",
-        ["python", "eval.py", "--checkpoint", str(RUN / "best"), "--shards", str(SHARDS)]
-        + ["--split", "test", "--out", str(REPORT)],
+        f"python eval.py --checkpoint {RUN}/best --shards {SHARDS} --split test --out {REPORT}",
         REPORT / "report.html",
     ),
-]
+)
+"""What each stage is for, the command a user would type, and where its result lies."""
 
 
-def run_stage(number: int, title: str, words: list[str], result: Path) -> None:
+def run_stage(number: int, title: str, command: str, result: Path) -> None:
     """Print what comes, run it in this environment, and say where the result lies."""
-    print(f"\n[{number}/{len(STAGES)}] {title}\n      $ {shlex.join(words)}", flush=True)
-    tools = Path(sys.executable).parent
+    print(f"\n[{number}/{len(STAGES)}] {title}\n      $ {command}", flush=True)
+    tools, words = Path(sys.executable).parent, shlex.split(command)
     start = time.perf_counter()
     done = subprocess.run([str(tools / words[0]), *words[1:]], cwd=ROOT, check=False)
     if done.returncode != 0:
@@ -72,8 +67,8 @@ def main() -> None:
     start = time.perf_counter()
     for folder in (DATA, SHARDS, RUN, REPORT):
         shutil.rmtree(ROOT / folder, ignore_errors=True)
-    for number, (title, words, result) in enumerate(STAGES, start=1):
-        run_stage(number, title, words, result)
+    for number, (title, command, result) in enumerate(STAGES, start=1):
+        run_stage(number, title, command, result)
     metrics = json.loads((ROOT / REPORT / "metrics.json").read_text())
     print(
         f"\nThe demo took {time.perf_counter() - start:.0f} s. On {metrics['n']} held-out made-up "
