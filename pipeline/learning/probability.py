@@ -1,0 +1,40 @@
+"""From logits to the one number that is judged: the probability that a lesion is malignant.
+
+Training, evaluation and export all come through here, so that a task is defined in one place.
+Pure functions of arrays; no torch.
+"""
+
+from typing import Literal
+
+import numpy as np
+from scipy.special import softmax
+
+from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+
+Task = Literal["binary", "dx"]
+"""What the logits stand for: benign and malignant, or the seven diagnoses."""
+
+CLASSES: dict[str, tuple[str, ...]] = {"binary": ("benign", "malignant"), "dx": DX}
+"""The names of the outputs, in the order of the logits."""
+
+
+def malignant_probability(logits: np.ndarray, task: str, temperature: float = 1.0) -> np.ndarray:
+    """Return P(malignant), float64 [N].
+
+    Args:
+        logits: float [N, K], K = 2 for "binary" and 7 for "dx".
+        task: "binary" (softmax of class 1) or "dx" (sum over the malignant diagnoses).
+        temperature: the logits are divided by it first; above 1 it makes the model less sure.
+    """
+    probabilities = softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+    if task == "binary":
+        return probabilities[:, 1]
+    malignant = np.asarray(DX_IS_MALIGNANT, dtype=bool)
+    # a sum of float64 shares can pass 1.0 by one rounding step
+    return np.minimum(probabilities[:, malignant].sum(axis=1), 1.0)
+
+
+def task_targets(dx_index: np.ndarray, task: str) -> np.ndarray:
+    """Return the class index of the task, int64 [N], from the dx index, int [N]."""
+    dx_index = np.asarray(dx_index, dtype=np.int64)
+    return np.asarray(DX_IS_MALIGNANT, dtype=np.int64)[dx_index] if task == "binary" else dx_index
