@@ -1,0 +1,161 @@
+"""Every metric against scikit-learn, or against its published definition written out again."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from pipeline.evaluation import calibration
+from pipeline.evaluation import metrics as ours
+from pipeline.evaluation.multiclass import confusion_matrix, dx_metrics
+
+TOLERANCE = 1e-12
+
+
+@st.composite
+def scored(draw):
+    n = draw(st.integers(2, 60))
+    label = np.array(draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+    label[:2] = [0, 1]
+    levels = draw(st.sampled_from([3, 10, 1000]))  # few levels: many ties
+    score = np.array(draw(st.lists(st.integers(0, levels), min_size=n, max_size=n))) / levels
+    return label, score
+
+
+def isic_2024_partial_auc(label, score, min_tpr=0.8):
+    """The challenge's own formula, over scikit-learn's standardised partial AUC."""
+    max_fpr = 1 - min_tpr
+    scaled = sk.roc_auc_score(1 - label, -score, max_fpr=max_fpr)
+    return 0.5 * max_fpr**2 + (max_fpr - 0.5 * max_fpr**2) / 0.5 * (scaled - 0.5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(scored())
+def test_ranking_metrics_agree_with_scikit_learn_with_and_without_ties(case):
+    label, score = case
+    found = {k: v[0] for k, v in ours.ranking_metrics(label, score).items()}
+    fpr, tpr, _ = sk.roc_curve(label, score, drop_intermediate=False)
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(label, score), abs=TOLERANCE)
+    assert found["pr_auc"] == pytest.approx(sk.average_precision_score(label, score), abs=TOLERANCE)
+    assert found["partial_auc_tpr80"] == pytest.approx(
+        isic_2024_partial_auc(label, score), abs=TOLERANCE
+    )
+    for level in (0.90, 0.95):
+        name = f"{level * 100:.0f}"
+        sensitivity = tpr[fpr <= 1 - level + 1e-9].max()
+        specificity = (1 - fpr[tpr >= level - 1e-9]).max()
+        assert found[f"sensitivity_at_specificity_{name}"] == pytest.approx(sensitivity)
+        assert found[f"specificity_at_sensitivity_{name}"] == pytest.approx(specificity)
+
+
+@settings(max_examples=100, deadline=None)
+@given(scored(), st.floats(0.05, 0.95))
+def test_threshold_metrics_agree_with_scikit_learn(case, threshold):
+    label, score = case
+    predicted = (score >= threshold).astype(int)
+    found = {k: v[0] for k, v in ours.threshold_metrics(label, predicted).items()}
+    expected = {
+        "accuracy": sk.accuracy_score(label, predicted),
+        "error_rate": 1 - sk.accuracy_score(label, predicted),
+        "majority_accuracy": max(label.mean(), 1 - label.mean()),
+        "balanced_accuracy": sk.balanced_accuracy_score(label, predicted),
+        "sensitivity": sk.recall_score(label, predicted),
+        "specificity": sk.recall_score(label, predicted, pos_label=0),
+        "precision": sk.precision_score(label, predicted, zero_division=0),
+        "npv": sk.precision_score(label, predicted, pos_label=0, zero_division=0),
+        "f1": sk.f1_score(label, predicted, zero_division=0),
+        "f1_benign": sk.f1_score(label, predicted, pos_label=0, zero_division=0),
+        "mcc": sk.matthews_corrcoef(label, predicted),
+    }
+    assert found == pytest.approx(expected, abs=TOLERANCE)
+
+
+@settings(max_examples=50, deadline=None)
+@given(scored(), st.integers(0, 1000))
+def test_a_column_of_weights_is_the_sample_with_repeats(case, seed):
+    label, score = case
+    weights = np.random.default_rng(seed).integers(0, 4, len(label))
+    weights[:2] = np.maximum(weights[:2], 1)  # both classes stay
+    predicted = (score >= 0.5).astype(int)
+    both = np.stack([np.ones(len(label)), weights], axis=1).astype(float)
+    weighted = ours.binary_metrics(label, score, predicted, both)
+    repeated = [np.repeat(a, weights) for a in (label, score, predicted)]
+    plain, again = ours.binary_metrics(label, score, predicted), ours.binary_metrics(*repeated)
+    for name, values in weighted.items():
+        assert values[0] == pytest.approx(plain[name][0], abs=TOLERANCE), name
+        assert values[1] == pytest.approx(again[name][0], abs=TOLERANCE), name
+
+
+def test_a_perfect_and_a_reversed_ranking_reach_the_ends_of_the_scale():
+    label, score = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9])
+    best, worst = ours.ranking_metrics(label, score), ours.ranking_metrics(label, -score)
+    assert best["roc_auc"][0] == 1
+    assert best["partial_auc_tpr80"][0] == pytest.approx(0.2)
+    assert best["sensitivity_at_specificity_95"][0] == 1
+    assert worst["roc_auc"][0] == worst["partial_auc_tpr80"][0] == 0
+
+
+def test_a_resample_without_one_class_has_no_auc_and_no_sensitivity():
+    label, score = np.array([0, 0, 1]), np.array([0.1, 0.9, 0.5])
+    weights = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    found = ours.binary_metrics(label, score, (score > 0.4).astype(int), weights)
+    assert np.isnan(found["roc_auc"][0])
+    assert np.isnan(found["sensitivity"][0])
+    assert found["roc_auc"][1] == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(scored())
+def test_brier_and_log_loss_agree_with_scikit_learn(case):
+    label, prob = case
+    w = ours.ones(len(label))
+    assert calibration.brier(label, prob, w)[0] == pytest.approx(sk.brier_score_loss(label, prob))
+    assert calibration.nll(label, prob, w)[0] == pytest.approx(
+        sk.log_loss(label, prob, labels=[0, 1])
+    )
+
+
+def test_calibration_error_is_the_published_sum_over_bins():
+    rng = np.random.default_rng(3)
+    prob = np.concatenate([rng.random(500), [0.0, 1.0, 1 / 15, 14 / 15]])
+    label = (rng.random(len(prob)) < prob**2).astype(int)
+    expected = 0.0
+    for k in range(15):
+        top = prob <= 1 if k == 14 else prob < np.linspace(0, 1, 16)[k + 1]
+        inside = (prob >= np.linspace(0, 1, 16)[k]) & top
+        if inside.any():
+            expected += inside.mean() * abs(prob[inside].mean() - label[inside].mean())
+    found = calibration.expected_calibration_error(label, prob, ours.ones(len(prob)))[0]
+    assert found == pytest.approx(expected, abs=TOLERANCE)
+    table = calibration.reliability(label, prob)
+    assert sum(b.n for b in table) == len(prob)
+    assert sum(
+        b.n / len(prob) * abs(b.mean_probability - b.malignant_fraction) for b in table if b.n
+    ) == pytest.approx(expected, abs=TOLERANCE)
+
+
+def test_seven_class_metrics_agree_with_scikit_learn():
+    rng = np.random.default_rng(5)
+    truth = np.concatenate(
+        [np.arange(7), rng.choice(7, 300, p=[0.1, 0.1, 0.1, 0.05, 0.1, 0.5, 0.05])]
+    )
+    scores = rng.dirichlet(np.ones(7), len(truth))
+    scores[np.arange(len(truth)), truth] += 0.3
+    scores /= scores.sum(axis=1, keepdims=True)
+    guess = scores.argmax(axis=1)
+    found = {k: v[0] for k, v in dx_metrics(truth, scores).items()}
+    assert found["balanced_accuracy_dx"] == pytest.approx(sk.balanced_accuracy_score(truth, guess))
+    assert found["accuracy_dx"] == pytest.approx(sk.accuracy_score(truth, guess))
+    recall = sk.recall_score(truth, guess, average=None)
+    for k, dx in enumerate(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")):
+        assert found[f"roc_auc_dx_{dx}"] == pytest.approx(
+            sk.roc_auc_score(truth == k, scores[:, k])
+        )
+        assert found[f"recall_dx_{dx}"] == pytest.approx(recall[k])
+    assert (confusion_matrix(truth, guess, 7) == sk.confusion_matrix(truth, guess)).all()
+
+
+def test_balanced_accuracy_leaves_out_a_diagnosis_that_is_not_there():
+    truth, scores = np.array([0, 0, 5]), np.eye(7)[[0, 1, 5]]
+    assert dx_metrics(truth, scores)["balanced_accuracy_dx"][0] == pytest.approx(0.75)
