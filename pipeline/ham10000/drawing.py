@@ -1,14 +1,13 @@
-"""Made-up dermatoscopic images: a lesion on skin, and photographs of it.
+"""Made-up lesions: what a diagnosis looks like, painted onto skin.
 
-A lesion is painted once onto a square canvas (``paint_lesion``): skin with its tone, freckles and
-pores, and on it a patch whose shape, border, colours and inner structure follow its diagnosis. A
-photograph (``photograph``) is that canvas seen from some angle and distance, with what a camera
-and a patient add: light, hairs, dark corners, a ruler, gel bubbles, blur and noise. So two
-photographs of one lesion share its landmarks and differ in the rest, as in HAM10000.
+``paint_lesion`` paints a square canvas: skin with its tone, freckles and pores, and on it a patch
+whose shape, border, colours and inner structure follow its diagnosis (``LOOKS``). The classes
+overlap on purpose: a few lesions borrow the look of another class. ``pipeline.ham10000.camera``
+takes photographs of the canvas; ``pipeline.ham10000.synthetic`` makes a dataset of them.
 
-The classes overlap on purpose: part of the lesions borrow the look of another class.
+Canvases are ``[S, S, 3] float32``, RGB, 0-255.
 
-Canvases are ``[S, S, 3] float32``, RGB, 0-255; photographs are ``[H, W, 3] uint8``.
+    python -m pipeline.ham10000 synthesize --out data/demo
 """
 
 import math
@@ -31,7 +30,7 @@ SKIN: tuple[Colour, ...] = ((226, 194, 184), (214, 170, 146), (218, 156, 156), (
 REACH = 2.0
 """How far a lesion may reach from its centre, in mean radii."""
 
-BORROWED = 0.10
+BORROWED = 0.03
 """Share of lesions painted with the look of the class they are most often mistaken for."""
 
 
@@ -82,7 +81,7 @@ LOOKS: dict[str, Look] = {
         "streaks", "nv",
     ),
     "nv": Look(
-        ((146, 98, 72), (128, 84, 62), (170, 114, 92)), (0.1, 0.27), (0.02, 0.1), (0.1, 0.3),
+        ((146, 98, 72), (128, 84, 62), (170, 114, 92)), (0.1, 0.27), (0.01, 0.07), (0.1, 0.3),
         (3, 9), (0, 1), ((108, 70, 52),), "network", "mel",
     ),
     "vasc": Look(
@@ -120,27 +119,6 @@ def paint_lesion(rng: Generator, dx: str, size: tuple[int, int]) -> Canvas:
     return canvas
 
 
-def photograph(rng: Generator, canvas: Canvas, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return one photograph of ``canvas``, ``[H, W, 3] uint8`` RGB, of ``size`` (width, height)."""
-    width, height = size
-    turn = cv2.getRotationMatrix2D(
-        (canvas.shape[1] / 2, canvas.shape[0] / 2), rng.uniform(0, 360), rng.uniform(0.85, 1.25)
-    )
-    turn[:, 2] += np.array([width, height]) / 2 - canvas.shape[1] / 2
-    turn[:, 2] += rng.uniform(-0.07, 0.07, 2) * height
-    view = cv2.warpAffine(
-        canvas, turn, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-    )
-    view = view * rng.uniform(0.9, 1.08) * rng.normal(1, 0.025, 3).astype(np.float32)
-    for chance, add in ((0.35, _hairs), (0.12, _ruler), (0.1, _bubbles), (0.3, _vignette)):
-        if rng.random() < chance:
-            add(rng, view)
-    if rng.random() < 0.5:
-        view = cv2.GaussianBlur(view, (0, 0), rng.uniform(0.3, 0.9) * height / 225)
-    view += rng.normal(0, 2.0, view.shape).astype(np.float32)
-    return np.clip(view, 0, 255).astype(np.uint8)
-
-
 def _pick(rng: Generator, colours: tuple[Colour, ...]) -> Colour:
     return colours[rng.integers(len(colours))]
 
@@ -149,7 +127,7 @@ def _noise(rng: Generator, side: int, bump: float) -> NDArray[np.float32]:
     """Return smooth noise ``[side, side]`` of about unit variance with bumps of ``bump`` pixels."""
     cells = max(4, round(side / bump))
     coarse = rng.standard_normal((cells, cells)).astype(np.float32)
-    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _blend(canvas: Canvas, cover: NDArray[np.float32], colour: Colour, strength: float) -> None:
@@ -184,7 +162,7 @@ def _skin(rng: Generator, side: int, height: int) -> Canvas:
     _stamp(
         rng, skin, int(rng.integers(0, 30)), 0.7 * side, (0.008 * height, 0.02 * height), freckle
     )  # type: ignore[arg-type]
-    return cv2.GaussianBlur(skin, (0, 0), 0.8)
+    return np.asarray(cv2.GaussianBlur(skin, (0, 0), 0.8), np.float32)
 
 
 def _outline(
@@ -201,7 +179,7 @@ def _outline(
         edge += np.float32(height) * np.cos(waves * angle + np.float32(rng.uniform(0, 6.283)))
     edge += _noise(rng, side, 0.25 * radius) * np.float32(0.3 * wobble)
     edge = np.clip(edge, 0.35, REACH - 0.05 - softness)
-    return np.clip(0.5 + (edge - far) / np.float32(2 * softness), 0, 1)
+    return np.clip(0.5 + (edge - far) / (2 * softness), 0, 1).astype(np.float32)
 
 
 def _blob(rng: Generator, side: int, radius: float) -> NDArray[np.float32]:
@@ -213,7 +191,7 @@ def _blob(rng: Generator, side: int, radius: float) -> NDArray[np.float32]:
     reach = radius * rng.uniform(0.18, 0.45) * rng.uniform(0.55, 1.3, 14)
     points = centre + np.stack([np.cos(spokes), np.sin(spokes)], 1) * reach[:, None]
     cv2.fillPoly(cover, [np.round(points).astype(np.int32)], 1.0)
-    return cv2.GaussianBlur(cover, (0, 0), 0.08 * radius)
+    return np.asarray(cv2.GaussianBlur(cover, (0, 0), 0.08 * radius), np.float32)
 
 
 def _net(rng: Generator, lesion: Canvas, radius: float, *, mesh: float, by: Colour) -> None:
@@ -281,44 +259,3 @@ STRUCTURES: dict[str, Callable[[Generator, Canvas, float], None]] = {
     "vessels": _vessels,
 }
 """What paints the inside of a lesion; each draws on the canvas it is given."""
-
-
-def _hairs(rng: Generator, view: Canvas) -> None:
-    """Draw dark curved hairs across the view."""
-    height, width = view.shape[:2]
-    colour = np.array([48, 36, 30]) * rng.uniform(0.6, 2.2)
-    along = np.linspace(0, 1, 16)[:, None]
-    for _ in range(rng.integers(3, 16)):
-        start, end = rng.uniform(-0.1, 1.1, (2, 2)) * (width, height)
-        bend = (start + end) / 2 + rng.normal(0, 0.12, 2) * width
-        curve = (1 - along) ** 2 * start + 2 * along * (1 - along) * bend + along**2 * end
-        cv2.polylines(view, [np.round(curve * 16).astype(np.int32)], False,
-                      colour.tolist(), max(1, round(height / 200)), cv2.LINE_AA, 4)  # fmt: skip
-
-
-def _ruler(rng: Generator, view: Canvas) -> None:
-    """Draw the ticks of a ruler along the upper or the lower edge."""
-    height, width = view.shape[:2]
-    step, top = width * rng.uniform(0.03, 0.06), rng.random() < 0.5
-    for index in range(math.ceil(width / step)):
-        length = height * (0.1 if index % 5 == 0 else 0.06)
-        x, ends = round(index * step), (0, length) if top else (height - length, height)
-        cv2.line(view, (x, round(ends[0])), (x, round(ends[1])), (40, 40, 44), 1, cv2.LINE_AA)
-
-
-def _bubbles(rng: Generator, view: Canvas) -> None:
-    """Draw pale rings: bubbles in the gel."""
-    height, width = view.shape[:2]
-    for _ in range(rng.integers(1, 6)):
-        at = (int(rng.uniform(0, width)), int(rng.uniform(0, height)))
-        cv2.circle(view, at, int(rng.uniform(0.01, 0.05) * height), (244, 240, 240), 1, cv2.LINE_AA)
-
-
-def _vignette(rng: Generator, view: Canvas) -> None:
-    """Darken the corners, as the rim of the dermatoscope does."""
-    height, width = view.shape[:2]
-    y = (np.arange(height, dtype=np.float32)[:, None] - height / 2) / (width / 2)
-    x = (np.arange(width, dtype=np.float32)[None, :] - width / 2) / (width / 2)
-    far = np.hypot(x, y)
-    edge, soft = rng.uniform(0.88, 1.12), rng.uniform(0.05, 0.3)
-    view *= np.clip((edge + soft - far) / soft, 0.08, 1).astype(np.float32)[..., None]

@@ -3,7 +3,7 @@
 ``synthesize`` writes ``HAM10000_images_part_1/``, ``HAM10000_images_part_2/`` and
 ``HAM10000_metadata.csv``: seven classes in HAM10000's proportions, several photographs of some
 lesions, missing ages, unknown sexes and sites. ``plan`` decides on the rows (pure: a function of
-the number of images and the seed), ``pipeline.ham10000.drawing`` paints them.
+the number of images and the seed), ``drawing`` and ``camera`` paint them.
 
     python -m pipeline.ham10000 synthesize --out data/demo --images 600 --seed 0
 
@@ -21,7 +21,8 @@ from numpy.random import Generator
 from tqdm import tqdm
 
 from pipeline.errors import DataError
-from pipeline.ham10000.drawing import paint_lesion, photograph
+from pipeline.ham10000.camera import photograph
+from pipeline.ham10000.drawing import paint_lesion
 from pipeline.ham10000.taxonomy import DX
 
 COUNTS: dict[str, int] = {
