@@ -1,0 +1,191 @@
+"""Image bytes by id, from folders or from inside the zips; nothing is ever unpacked.
+
+A source holds ``HAM10000_images_part_1`` and ``_2`` as folders or as ``.zip``; without them every
+image file below the folder counts. An image's id is its file name without the extension. Only
+reads happen here, so a hostile name (``../``, an absolute path, a link) can do no more than be
+read as an image; what is no regular file or larger than ``MAX_IMAGE_BYTES`` is refused.
+
+    store = ImageStore(Path("data/ham10000"))
+    jpeg = store.read("ISIC_0024306")
+"""
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pipeline.errors import DataError
+from pipeline.ham10000.metadata import require_folder
+
+EXTENSIONS: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""File name endings (lower case) that count as an image."""
+
+MAX_IMAGE_BYTES = 64 * 2**20
+"""Most bytes of one image file or unpacked zip member: 64 MiB."""
+
+CONTAINER = re.compile(
+    r"(HAM10000_images_part_\d+|ISIC2018_Task3_Test_Images)(\.zip)?", re.IGNORECASE
+)
+"""Folders and zips of a source that hold images."""
+
+
+class Location(NamedTuple):
+    """Where one image's bytes are."""
+
+    container: int
+    """Index into ``ImageStore.containers``."""
+    member: str
+    """Path below the folder, or name inside the zip."""
+    size: int
+    """Bytes, unpacked."""
+    stamp: int
+    """Changes when the bytes do: the CRC-32 in a zip, the mtime in ns in a folder."""
+
+
+class ImageStore:
+    """The images of a source, by id. Cheap to pickle; each process opens its own zips."""
+
+    def __init__(self, source: Path) -> None:
+        """List the images in ``source``.
+
+        Raises:
+            DataError: no such folder, a zip that cannot be read, or one id for two images.
+        """
+        self.source = require_folder(source)
+        self.containers = find_containers(self.source)
+        self.locations = _index(self.containers)
+        self._zips: dict[int, zipfile.ZipFile] = {}
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict:
+        """Leave the open zips behind: a process must not share another's file position."""
+        return self.__dict__ | {"_zips": {}}
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.locations)
+
+    def ids(self) -> set[str]:
+        """Return the ids of all images."""
+        return set(self.locations)
+
+    def where(self, image_id: str) -> str:
+        """Return where an image is, for a message."""
+        location = self.locations[image_id]
+        return f"{self.containers[location.container]}/{location.member}"
+
+    def read(self, image_id: str) -> bytes:
+        """Return the bytes of an image file as they are, undecoded.
+
+        Raises:
+            DataError: there is no such image, or its file cannot be read or is too large.
+        """
+        location = self.locations.get(image_id)
+        if location is None:
+            raise DataError(f"no image {image_id} in {self.source}")
+        if location.size > MAX_IMAGE_BYTES:
+            raise DataError(
+                f"{self.where(image_id)} has {location.size:,} bytes unpacked; the limit is "
+                f"{MAX_IMAGE_BYTES:,}"
+            )
+        container = self.containers[location.container]
+        try:
+            if container.is_dir():
+                return _read_file(container / location.member)
+            return _read_member(self._zip(location.container), location.member)
+        except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
+            raise DataError(f"cannot read {self.where(image_id)}: {e}") from e
+
+    def _zip(self, container: int) -> zipfile.ZipFile:
+        """Return this process's handle of a zip."""
+        if self._pid != os.getpid():
+            self._zips, self._pid = {}, os.getpid()
+        if container not in self._zips:
+            self._zips[container] = zipfile.ZipFile(self.containers[container])
+        return self._zips[container]
+
+
+def find_containers(source: Path) -> tuple[Path, ...]:
+    """Return the folders and zips in ``source`` that hold images, folders first."""
+    found = [p for p in source.iterdir() if CONTAINER.fullmatch(p.name)]
+    found = [p for p in found if p.is_dir() or p.suffix.lower() == ".zip"]
+    return tuple(sorted(found, key=lambda p: (not p.is_dir(), p.name))) or (source,)
+
+
+def require_images(image_ids: Iterable[str], store: ImageStore) -> None:
+    """Raise a ``DataError`` if an id has no image in ``store``."""
+    missing = sorted(set(image_ids) - store.ids())
+    if missing:
+        more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+        raise DataError(
+            f"{len(missing):,} rows of the metadata have no image: {', '.join(missing[:3])}{more}; "
+            f"looked through {len(store):,} images in {', '.join(map(str, store.containers))}"
+        )
+
+
+def _index(containers: tuple[Path, ...]) -> dict[str, Location]:
+    """Return image id -> location, sorted by id."""
+    found: dict[str, Location] = {}
+    for number, container in enumerate(containers):
+        members = _files(container) if container.is_dir() else _members(container)
+        for member, size, stamp in members:
+            name = PurePosixPath(member).name
+            stem, extension = os.path.splitext(name)  # noqa: PTH122 (a name, not a path)
+            if extension.lower() not in EXTENSIONS or name.startswith("."):
+                continue
+            first = found.setdefault(stem, Location(number, member, size, stamp))
+            if first.size != size:
+                raise DataError(
+                    f"two different images are called {stem}: "
+                    f"{containers[first.container]}/{first.member} ({first.size:,} bytes) and "
+                    f"{container}/{member} ({size:,} bytes); remove one of them"
+                )
+    return dict(sorted(found.items()))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield path, size and mtime of each regular file below ``folder``.
+
+    A link to a file is read like the file (archives of links are common); a link to a folder
+    is not followed, so that there are no loops.
+    """
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = Path(root, name)
+            if path.is_file():  # not a pipe, a socket, a device or a dangling link
+                status = path.stat()
+                yield path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield name, unpacked size and CRC-32 of each file in a zip."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"cannot read the zip {path}: {error}; fetch it again, it is damaged or incomplete"
+        ) from error
+    for entry in entries:
+        if not entry.is_dir() and not entry.filename.startswith("__MACOSX/"):
+            yield entry.filename, entry.file_size, entry.CRC
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return _bounded(file.read(MAX_IMAGE_BYTES + 1))
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    with archive.open(name) as file:
+        return _bounded(file.read(MAX_IMAGE_BYTES + 1))
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > MAX_IMAGE_BYTES:
+        raise OSError(f"it has more than {MAX_IMAGE_BYTES:,} bytes")
+    return data

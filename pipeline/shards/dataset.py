@@ -1,0 +1,182 @@
+"""Open shards for reading: which tars and indexes a split has, its table, where each JPEG lies.
+
+    shards = open_shards(Path("shards/ham10000"))
+    train = shards.split("train")
+    train.tars, train.indexes, train.samples, train.locations()
+
+Opening checks what is cheap (manifest, table and index digests, sizes); ``ensure_intact`` reads
+every byte once and remembers it. Nothing here knows torch or DALI.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.shards.format import read_index
+from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, read_manifest
+from pipeline.shards.store import file_sha256
+from pipeline.shards.tables import read_samples
+
+
+@dataclass(frozen=True)
+class Locations:
+    """Where each sample's JPEG lies, in the order of ``Split.samples``."""
+
+    shard: NDArray[np.int32]
+    """Index into ``Split.tars`` [n]."""
+    offset: NDArray[np.int64]
+    """Bytes from the start of the tar [n]."""
+    size: NDArray[np.int64]
+    """Bytes [n]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a set of shards, or its part in a cross-validation."""
+
+    name: str
+    """train, val or test."""
+    root: Path
+    """Folder of the manifest."""
+    entries: tuple[ShardEntry, ...]
+    """Its shards, in packing order."""
+    samples: pd.DataFrame
+    """One row a sample in packing order, RangeIndex; columns as in samples.csv."""
+
+    @property
+    def tars(self) -> tuple[Path, ...]:
+        """Paths of the tars."""
+        return tuple(self.root / entry.path for entry in self.entries)
+
+    @property
+    def indexes(self) -> tuple[Path, ...]:
+        """Paths of the indexes, in the order of ``tars``."""
+        return tuple(self.root / entry.index_path for entry in self.entries)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.samples)
+
+    def locations(self) -> Locations:
+        """Read all indexes and return where each sample's JPEG lies.
+
+        Raises:
+            DataError: an index does not agree with the table.
+        """
+        indexes = [read_index(path) for path in self.indexes]
+        names = [name for index in indexes for name in index.names]
+        if names != self.samples["image_id"].to_list():
+            raise DataError(
+                f"the indexes of split {self.name} in {self.root} name other samples than "
+                f"{TABLE_NAME}: build the shards anew"
+            )
+        sizes = [len(index) for index in indexes]
+        empty = np.zeros(0, dtype=np.int64)
+        return Locations(
+            shard=np.repeat(np.arange(len(indexes), dtype=np.int32), sizes),
+            offset=np.concatenate([empty, *(index.jpg_offset for index in indexes)]),
+            size=np.concatenate([empty, *(index.jpg_size for index in indexes)]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ShardSet:
+    """A finished set of shards."""
+
+    root: Path
+    """Folder of the manifest."""
+    manifest: Manifest
+    """What the set is."""
+    manifest_sha256: str
+    """Names the set: equal for equal source, flags and seed."""
+    samples: pd.DataFrame
+    """samples.csv: all splits, in packing order."""
+
+    def split(self, name: str, fold: int | None = None) -> Split:
+        """Return a split; with ``fold`` of a cross-validation, val is that fold, train the others.
+
+        Raises:
+            DataError: there is no such split or fold, or the fold has to be named.
+        """
+        entries = self._entries(name, fold)
+        if not entries:
+            counts = {split: self.manifest.counts[split] for split in SPLITS}
+            raise DataError(
+                f"{self.root} has no samples in split {name!r}; it has {counts}: choose another "
+                f"split or build with another --val-fraction or --test-fraction"
+            )
+        shards = pd.Index([entry.path for entry in entries])
+        samples = self.samples[self.samples["shard"].isin(shards)].reset_index(drop=True)
+        return Split(name, self.root, entries, samples.assign(split=name))
+
+    def _entries(self, name: str, fold: int | None) -> tuple[ShardEntry, ...]:
+        folds = int(self.manifest.split["folds"])
+        if name not in SPLITS:
+            raise DataError(f"there is no split {name!r}; there are {', '.join(SPLITS)}")
+        if not folds and fold is not None:
+            raise DataError(f"{self.root} has no folds; build with --folds K, or give no fold")
+        if not folds or name == "test":
+            return tuple(entry for entry in self.manifest.shards if entry.split == name)
+        if fold is None or not 0 <= fold < folds:
+            raise DataError(
+                f"{self.root} is packed for {folds}-fold cross-validation: name a fold from 0 to "
+                f"{folds - 1} (found {fold})"
+            )
+        inside = [entry for entry in self.manifest.shards if entry.split == "train"]
+        return tuple(entry for entry in inside if (entry.fold == fold) == (name == "val"))
+
+
+def open_shards(root: Path) -> ShardSet:
+    """Open a finished set of shards and check what is cheap to check.
+
+    Checked: the manifest's version and own digest, the digests of samples.csv and of every index,
+    that every tar is there and has its size.
+
+    Raises:
+        DataError: the set cannot be used; the message says what is wrong.
+    """
+    root = Path(root)
+    data = read_manifest(root)
+    manifest = Manifest.from_json(data, root / "manifest.json")
+    problems = cheap_problems(root, manifest)
+    if problems:
+        more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise DataError(
+            f"{problems[0]}{more}; `python -m pipeline.shards verify {root}` lists them: build the "
+            f"shards anew or restore them"
+        )
+    return ShardSet(
+        root=root,
+        manifest=manifest,
+        manifest_sha256=hashlib.sha256(data).hexdigest(),
+        samples=read_samples(root / TABLE_NAME),
+    )
+
+
+def cheap_problems(root: Path, manifest: Manifest) -> list[str]:
+    """Return what is wrong with a set, as far as sizes, the tables and the indexes tell."""
+    problems: list[str] = []
+    for name, expected in manifest.files.items():
+        problems += _digest_problem(root / name, expected)
+    for entry in manifest.shards:
+        path = root / entry.path
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            problems.append(f"{path} is missing")
+        elif size != entry.bytes:
+            problems.append(f"{path} has {size:,} bytes, the manifest says {entry.bytes:,}")
+        problems += _digest_problem(root / entry.index_path, entry.index_sha256)
+    return problems
+
+
+def _digest_problem(path: Path, expected: str) -> list[str]:
+    if not path.is_file():
+        return [f"{path} is missing"]
+    if file_sha256(path) != expected:
+        return [f"{path} was changed after it was written (its sha256 is not the manifest's)"]
+    return []

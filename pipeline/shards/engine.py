@@ -1,0 +1,79 @@
+"""The engine of one machine: a pool of processes, each packing whole shards.
+
+Workers come from a fork server, so they inherit neither threads nor open files of the process that
+builds, and they end when it does, however it ends. At most two shards a worker are under way, so
+memory does not grow with the number of shards.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
+
+from pipeline.errors import DataError
+from pipeline.shards.pack import PackWork, Receipt
+from pipeline.shards.plan import ShardPlan
+
+_work: PackWork | None = None
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_here(workers: int) -> Callable[[PackWork, Sequence[ShardPlan]], Iterator[Receipt]]:
+    """Return an engine with ``workers`` processes (0: one a core, 1: this process itself)."""
+    if workers < 0:
+        raise DataError(f"--workers is {workers}; expected 0 (one a core) or more")
+
+    def engine(work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
+        count = min(workers or cores(), len(shards))
+        return _in_pool(work, shards, count) if count > 1 else map(work, shards)
+
+    return engine
+
+
+def _in_pool(work: PackWork, shards: Sequence[ShardPlan], workers: int) -> Iterator[Receipt]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(work,))
+    pending: set[Future[Receipt]] = set()
+    try:
+        for shard in shards:
+            if len(pending) >= 2 * workers:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+            pending.add(pool.submit(_call, shard))
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a packing process was killed (out of memory?): the same command goes on from what is "
+            "complete; --workers 1 or a smaller --samples-per-shard needs less memory"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(work: PackWork) -> None:
+    global _work  # noqa: PLW0603 (a worker process has one piece of work, sent once)
+    _work = work
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    """Leave when the building process is gone; a pool's workers would wait forever."""
+    wait_for([sentinel])
+    os._exit(1)
+
+
+def _call(shard: ShardPlan) -> Receipt:
+    assert _work is not None
+    return _work(shard)

@@ -1,0 +1,146 @@
+"""The bytes of a shard: a plain ustar and the index beside it, written and read.
+
+A sample is three members in a fixed order, ``ID.jpg``, ``ID.cls``, ``ID.json``. Headers carry no
+time, owner or group, so equal samples give equal bytes. The index is the text that DALI's
+``wds2idx`` writes (v1.2): a line with the number of samples, then for each sample
+``extension offset size name`` of every member, where the offset is that of the payload.
+shards/README.md specifies both for other tools.
+"""
+
+import io
+import re
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+
+MEMBERS: tuple[str, ...] = ("jpg", "cls", "json")
+"""The extensions of a sample's members, in their order in the tar."""
+
+INDEX_VERSION = "v1.2"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+"""What an image id may be: no dot (it ends the key), no space (it ends a word of the index), no
+slash, short enough for a ustar header."""
+
+
+class TarSample(NamedTuple):
+    """What goes into a shard for one image."""
+
+    image_id: str
+    jpg: bytes
+    cls: bytes
+    json: bytes
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """Where each sample's JPEG lies in one tar, in the order of the tar."""
+
+    names: tuple[str, ...]
+    """Image ids."""
+    jpg_offset: NDArray[np.int64]
+    """Offset of each payload from the start of the tar, bytes [n]."""
+    jpg_size: NDArray[np.int64]
+    """Size of each payload, bytes [n]."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.names)
+
+
+def write_tar(samples: Iterable[TarSample]) -> tuple[bytes, bytes]:
+    """Return the bytes of a tar of ``samples`` and those of its index."""
+    out = io.BytesIO()
+    lines: list[str] = []
+    for sample in samples:
+        words: list[str] = []
+        for extension, payload in zip(MEMBERS, sample[1:], strict=True):
+            name = f"{sample.image_id}.{extension}"
+            out.write(_header(name, len(payload)))
+            words += [extension, str(out.tell()), str(len(payload)), name]
+            out.write(payload)
+            out.write(bytes(-len(payload) % tarfile.BLOCKSIZE))
+        lines.append(" ".join(words))
+    out.write(bytes(2 * tarfile.BLOCKSIZE))
+    out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
+    index = "".join(f"{line}\n" for line in [f"{INDEX_VERSION} {len(lines)}", *lines])
+    return out.getvalue(), index.encode("ascii")
+
+
+def _header(name: str, size: int) -> bytes:
+    """Return the ustar header of a regular file of mode 0644, time 0 and no owner."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(format=tarfile.USTAR_FORMAT)
+
+
+def read_index(path: Path) -> SampleIndex:
+    """Read an index file.
+
+    Raises:
+        DataError: the file is missing or is not an index of three-member samples.
+    """
+    try:
+        return parse_index(path.read_text(encoding="ascii"))
+    except OSError as error:
+        raise DataError(f"cannot read the index {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not a usable index: {error}; build the shards anew") from error
+
+
+def parse_index(text: str) -> SampleIndex:
+    """Return the samples of an index's text.
+
+    Raises:
+        ValueError: the text is not an index of three-member samples.
+    """
+    first, *lines = text.splitlines()
+    version, count = first.split()
+    if version != INDEX_VERSION:
+        raise ValueError(f"its version is {version}, expected {INDEX_VERSION}")
+    if int(count) != len(lines):
+        raise ValueError(f"it announces {count} samples and has {len(lines)}")
+    rows = [line.split(" ") for line in lines]
+    width = 4 * len(MEMBERS)
+    if any(len(row) != width or tuple(row[::4]) != MEMBERS for row in rows):
+        raise ValueError(f"a line does not name the members {', '.join(MEMBERS)}")
+    return SampleIndex(
+        names=tuple(row[3].removesuffix(".jpg") for row in rows),
+        jpg_offset=np.array([row[1] for row in rows], dtype=np.int64),
+        jpg_size=np.array([row[2] for row in rows], dtype=np.int64),
+    )
+
+
+def index_of_tar(path: Path) -> bytes:
+    """Return the index that belongs to a tar, found by walking the tar itself.
+
+    Raises:
+        DataError: the tar is truncated or holds something else than samples.
+    """
+    lines: list[str] = []
+    try:
+        with tarfile.open(path, mode="r:") as tar:
+            members = tar.getmembers()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{path} is not a readable tar: {error}") from error
+    for start in range(0, len(members), len(MEMBERS)):
+        lines.append(_index_line(members[start : start + len(MEMBERS)], path))
+    return "".join(f"{x}\n" for x in [f"{INDEX_VERSION} {len(lines)}", *lines]).encode()
+
+
+def _index_line(members: Sequence[tarfile.TarInfo], path: Path) -> str:
+    """Return the index line of one sample's members."""
+    key = members[0].name.partition(".")[0]
+    expected = [f"{key}.{extension}" for extension in MEMBERS]
+    found = [member.name for member in members]
+    if found != expected or not all(member.isreg() for member in members):
+        raise DataError(f"{path}: expected the members {expected}, found {found}")
+    return " ".join(
+        f"{ext} {m.offset_data} {m.size} {m.name}" for ext, m in zip(MEMBERS, members, strict=True)
+    )

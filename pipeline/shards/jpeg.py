@@ -1,0 +1,98 @@
+"""Is this a whole JPEG, and of which sort: a walk over its markers, without decoding.
+
+Decoders stop at the end-of-image marker and say nothing of what follows, so trailing garbage has
+to be found here. The walk costs some 30 microseconds an image.
+"""
+
+import re
+from dataclasses import dataclass
+
+SOI = b"\xff\xd8"
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+
+
+class BadImageError(ValueError):
+    """An image that cannot be packed; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """What the markers say of a JPEG."""
+
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    components: int
+    """1 is grey, 3 colour, 4 CMYK."""
+    common: bool
+    """8 bits, Huffman-coded, baseline or progressive: what every decoder reads."""
+    has_exif: bool
+    """There is an EXIF block, which may ask for a rotation."""
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """Walk over all markers of ``data``, which begins with ``SOI``.
+
+    Raises:
+        BadImageError: it ends early, bytes follow its end, or its structure is not that of a JPEG.
+    """
+    frame: tuple[int, bytes] | None = None
+    has_exif = False
+    position = len(SOI)
+    while True:
+        code, position = _next_marker(data, position)
+        if code == _EOI:
+            break
+        length = int.from_bytes(data[position : position + 2], "big")
+        if length < 2 or position + length > len(data):
+            raise BadImageError("truncated JPEG: a segment ends beyond the end of the file")
+        body = data[position + 2 : position + length] if code in _FRAMES | {_APP1} else b""
+        has_exif |= code == _APP1 and body.startswith(b"Exif\x00")
+        if code in _FRAMES:
+            frame = code, body
+        position += length
+        if code == _SOS:
+            position = _end_of_scan(data, position)
+    if position != len(data):
+        raise BadImageError(
+            f"{len(data) - position:,} bytes of trailing garbage after the JPEG's end"
+        )
+    if frame is None or len(frame[1]) < 6:
+        raise BadImageError("damaged JPEG: it has no frame header")
+    return _frame_header(*frame, has_exif=has_exif)
+
+
+def _next_marker(data: bytes, position: int) -> tuple[int, int]:
+    """Return the code of the marker at ``position`` and where its segment begins."""
+    found = _MARKER.match(data, position)
+    if found is None:
+        if position >= len(data) - 1:
+            raise BadImageError("truncated JPEG: it ends before its end marker")
+        raise BadImageError(f"damaged JPEG: no marker at byte {position:,}")
+    return data[found.end() - 1], found.end()
+
+
+def _end_of_scan(data: bytes, position: int) -> int:
+    """Return where the entropy-coded data that begins at ``position`` ends."""
+    end = data.find(b"\xff\xd9", position)
+    if end == len(data) - 2:  # as in every whole file; a regular expression takes milliseconds
+        return end
+    found = _MARKER.search(data, position)
+    if found is None:
+        raise BadImageError("truncated JPEG: it ends within the image data")
+    return found.start()
+
+
+def _frame_header(code: int, body: bytes, *, has_exif: bool) -> JpegHeader:
+    precision, components = body[0], body[5]
+    return JpegHeader(
+        width=int.from_bytes(body[3:5], "big"),
+        height=int.from_bytes(body[1:3], "big"),
+        components=components,
+        common=code in _COMMON_FRAMES and precision == 8,
+        has_exif=has_exif,
+    )

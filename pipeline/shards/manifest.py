@@ -1,0 +1,139 @@
+"""The manifest: what a set of shards is, written last, so its presence means the set is whole.
+
+It holds nothing about the machine, the time or the number of workers: equal source, flags and
+seed give an equal manifest, so its sha256 names the set. ``self_sha256`` covers all other fields,
+which is how an edit by hand is noticed.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError
+from pipeline.ham10000.taxonomy import DX, MALIGNANT
+
+FORMAT_VERSION = 1
+"""Raised whenever older readers would misread newer shards."""
+
+MANIFEST_NAME = "manifest.json"
+TABLE_NAME = "samples.csv"
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard as the manifest lists it."""
+
+    path: str
+    """Path of the tar below the root, with forward slashes."""
+    split: str
+    """Folder it lies in: train, val or test."""
+    fold: int | None
+    """Which cross-validation fold its samples are in; None without folds, and for test."""
+    samples: int
+    """Number of samples."""
+    bytes: int
+    """Size of the tar."""
+    sha256: str
+    """Of the tar."""
+    index_sha256: str
+    """Of the index beside it."""
+    class_counts: dict[str, int]
+    """Samples by dx; every dx is named."""
+
+    @property
+    def index_path(self) -> str:
+        """Path of the index below the root."""
+        return self.path.removesuffix(".tar") + ".idx"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a set of shards is."""
+
+    name: str
+    """First part of every shard's file name."""
+    labels: str
+    """``dx``: ``.cls`` is the diagnosis; ``binary``: only benign (nv) or malignant (mel) is
+    known, and the dx named stands for it."""
+    source: dict[str, Any]
+    """Kind of source, and digests of its metadata, of its image files, and of their listing."""
+    split: dict[str, Any]
+    """How the splits were made: by, val_fraction, test_fraction, folds, seed, and so on."""
+    encode: dict[str, Any]
+    """How image bytes were made: image_size (pixels, shorter side; null = untouched), and so on."""
+    counts: dict[str, int]
+    """Samples by split, and how many images were rejected, converted or left out."""
+    files: dict[str, str]
+    """sha256 by name of the tables beside the manifest."""
+    shards: tuple[ShardEntry, ...]
+    """Shards in packing order: train, val, test."""
+    taxonomy: dict[str, list[str]] = dataclasses.field(
+        default_factory=lambda: {"dx": list(DX), "malignant": list(MALIGNANT)}
+    )
+    """The diagnoses by index, and which are malignant."""
+    format_version: int = FORMAT_VERSION
+    """Version of the shard format."""
+
+    def to_json(self) -> bytes:
+        """Return the bytes of manifest.json."""
+        content = dataclasses.asdict(self)
+        content["self_sha256"] = _digest(content)
+        return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def load(cls, root: Path) -> "Manifest":
+        """Read and check ``root/manifest.json``.
+
+        Raises:
+            DataError: there is none, it is of another format version, or it was edited.
+        """
+        return cls.from_json(read_manifest(root), root / MANIFEST_NAME)
+
+    @classmethod
+    def from_json(cls, data: bytes, path: Path | str) -> "Manifest":
+        """Return the manifest in ``data``; ``path`` is for messages."""
+        try:
+            content = json.loads(data)
+            version = content.pop("format_version")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise DataError(f"{path} is not a shard manifest: {error!r}") from error
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{path} is of shard format {version}; this program reads format "
+                f"{FORMAT_VERSION}: build the shards anew with this program"
+            )
+        claimed = content.pop("self_sha256", None)
+        if claimed != _digest(content | {"format_version": version}):
+            raise DataError(
+                f"{path} was changed after it was written (its own sha256 does not fit): "
+                f"restore it or build the shards anew"
+            )
+        try:
+            shards = tuple(ShardEntry(**entry) for entry in content.pop("shards"))
+            return cls(**content, shards=shards)
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} lacks or exceeds the known fields: {error}") from error
+
+
+def read_manifest(root: Path) -> bytes:
+    """Return the bytes of ``root/manifest.json``, or say why there is none."""
+    path = root / MANIFEST_NAME
+    if not root.is_dir():
+        raise DataError(
+            f"no such folder: {root}; expected a folder made by `pipeline.shards build`"
+        )
+    if not path.is_file():
+        raise DataError(
+            f"no {MANIFEST_NAME} in {root}: it holds no shards, or their build did not finish; "
+            f"run `python -m pipeline.shards build --out {root} ...` (again)"
+        )
+    return path.read_bytes()
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Return the sha256 of ``content`` in canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,179 @@
+"""The plan: which image goes into which shard, at which place. A pure function of table and flags.
+
+Nothing here reads an image, so the plan is the same on one machine and on a cluster, before and
+after a kill. An image found to be bad while packing is left out of its shard; no other image moves.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from pipeline.errors import DataError
+from pipeline.shards.splits import assign, find_groups, shuffle_key
+
+TABLE_COLUMNS: tuple[str, ...] = (
+    "image_id",
+    "lesion_id",
+    "group",
+    "dx",
+    "label",
+    "split",
+    "shard",
+    "age",
+    "sex",
+    "localization",
+    "dx_type",
+)
+"""Columns of samples.csv; with folds, ``fold`` follows ``split``."""
+
+ROW_COLUMNS: tuple[str, ...] = (
+    "image_id",
+    "lesion_id",
+    "dx",
+    "dx_type",
+    "age",
+    "sex",
+    "localization",
+)
+"""What a sample's ``.json`` holds."""
+
+
+@dataclass(frozen=True)
+class SplitPolicy:
+    """How images are dealt out to splits."""
+
+    by: Literal["lesion", "image"] = "lesion"
+    """What is never divided: the group of a lesion, or only the image (which leaks)."""
+    val_fraction: float = 0.2
+    """Share of all images; not used with folds."""
+    test_fraction: float = 0.15
+    """Share of all images."""
+    folds: int = 0
+    """Number of cross-validation folds in place of train and val; 0 is none."""
+    seed: int = 0
+    """For the choice among equals and the order in the shards."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing to train on."""
+        for flag, share in (("val", self.val_fraction), ("test", self.test_fraction)):
+            if not 0 <= share < 1:
+                raise DataError(f"--{flag}-fraction is {share}; expected 0 or more, and below 1")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise DataError(
+                f"--val-fraction {self.val_fraction} and --test-fraction {self.test_fraction} "
+                f"leave nothing to train on; their sum must be below 1"
+            )
+        if self.folds < 0 or self.folds == 1:
+            raise DataError(f"--folds is {self.folds}; expected 0 (none) or at least 2")
+
+    def fractions(self) -> dict[str, float]:
+        """Return the share of each part: the splits, or the folds as ``"0"``, ``"1"`` and test."""
+        if self.folds:
+            share = (1 - self.test_fraction) / self.folds
+            return {str(fold): share for fold in range(self.folds)} | {"test": self.test_fraction}
+        train = 1 - self.val_fraction - self.test_fraction
+        return {"train": train, "val": self.val_fraction, "test": self.test_fraction}
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What one shard holds."""
+
+    path: str
+    """Path of the tar below OUT."""
+    split: str
+    """train, val or test."""
+    fold: int | None
+    """Fold its samples are in, or None."""
+    rows: tuple[dict[str, Any], ...]
+    """The metadata of each sample (``ROW_COLUMNS``; age None where missing), in packing order."""
+
+
+def place(
+    table: pd.DataFrame,
+    pairs: Iterable[tuple[str, str]],
+    policy: SplitPolicy,
+    *,
+    together: tuple[str, ...] = ("lesion_id",),
+) -> pd.DataFrame:
+    """Return ``table`` with the columns group, split and fold (-1 = in none).
+
+    Args:
+        table: checked metadata; rows whose column ``official_test`` is true become the test split.
+        pairs: image ids that show one lesion.
+        policy: how to deal the images out.
+        together: columns of which an equal value puts rows into one group.
+    """
+    placed = table.copy()
+    placed["group"] = find_groups(placed, pairs, by=together)
+    free = ~placed["official_test"]
+    units = placed["group"] if policy.by == "lesion" else placed["image_id"]
+    dealt = placed[free]
+    part = assign(dealt, units[free], policy.fractions(), seed=policy.seed)
+    placed["split"] = "test"
+    placed["fold"] = -1
+    if policy.folds:
+        placed.loc[free, "split"] = part.where(part == "test", "train")
+        placed.loc[free, "fold"] = part.where(part != "test", "-1").astype(int)
+    else:
+        placed.loc[free, "split"] = part
+    _require_every_part(part, policy, len(dealt))
+    return placed
+
+
+def _require_every_part(part: pd.Series, policy: SplitPolicy, images: int) -> None:
+    """Raise a ``DataError`` if a split or fold that was asked for got no image."""
+    if not images:
+        return
+    empty = [n for n, share in policy.fractions().items() if share > 0 and not (part == n).any()]
+    if empty:
+        raise DataError(
+            f"{images} images are too few: no group of images is left for {', '.join(empty)}; "
+            f"ask for fewer parts (--val-fraction 0, --test-fraction 0) or bring more images"
+        )
+
+
+def plan_shards(
+    placed: pd.DataFrame, *, name: str, samples_per_shard: int, seed: int
+) -> tuple[ShardPlan, ...]:
+    """Cut the placed table into shards: shuffled, of nearly equal size, on fold borders.
+
+    Args:
+        placed: what ``place`` returns.
+        name: first part of every file name.
+        samples_per_shard: most samples of one shard.
+        seed: for the order of the samples.
+    """
+    if samples_per_shard < 1:
+        raise DataError(f"--samples-per-shard is {samples_per_shard}; expected at least 1")
+    plans: list[ShardPlan] = []
+    for split in ("train", "val", "test"):
+        in_split = placed[placed["split"] == split]
+        number = 0
+        for fold in sorted(in_split["fold"].unique()):
+            part = in_split[in_split["fold"] == fold]
+            rows = _rows(part, seed)
+            for chunk in _even_chunks(rows, samples_per_shard):
+                path = f"{split}/{name}-{split}-{number:06d}.tar"
+                plans.append(ShardPlan(path, split, None if fold < 0 else int(fold), chunk))
+                number += 1
+    return tuple(plans)
+
+
+def _rows(part: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
+    """Return the metadata rows of ``part``, shuffled."""
+    columns = part[list(ROW_COLUMNS)].astype(object)
+    rows = columns.where(columns.notna(), None).to_dict("records")
+    return sorted(rows, key=lambda row: shuffle_key(seed, "order", row["image_id"]))  # type: ignore[return-value]
+
+
+def _even_chunks(rows: list[dict[str, Any]], most: int) -> Iterable[tuple[dict[str, Any], ...]]:
+    """Yield consecutive chunks whose sizes differ by at most one and do not exceed ``most``."""
+    chunks = math.ceil(len(rows) / most)
+    borders = [len(rows) * number // chunks for number in range(chunks + 1)]
+    for start, stop in itertools.pairwise(borders):
+        yield tuple(rows[start:stop])
