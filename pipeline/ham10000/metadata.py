@@ -86,8 +86,9 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path} is not a comma- or tab-separated table: {error}") from error
-    table.columns = [str(name).strip() for name in table.columns]
-    return table.apply(lambda column: column.fillna("").str.strip())
+    return pd.DataFrame(
+        {str(name).strip(): column.fillna("").str.strip() for name, column in table.items()}
+    )
 
 
 def check_metadata(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -95,26 +96,26 @@ def check_metadata(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     require_columns(table, COLUMNS, path)
     if table.empty:
         raise DataError(f"{path} has a header and no rows")
-    for column in ("image_id", "lesion_id"):
-        _refuse(table[column] == "", table[column], column, "a value", path)
-    _refuse(table["image_id"].duplicated(), table["image_id"], "image_id", "each id once", path)
-    dx = table["dx"].str.lower()
-    _refuse(~dx.isin(DX), table["dx"], "dx", f"one of {', '.join(DX)}", path)
-    sex = table["sex"].str.lower().replace(SEX_SYNONYMS)
-    _refuse(~sex.isin(SEXES), table["sex"], "sex", f"one of {', '.join(SEXES)}", path)
+    raw = {name: pd.Series(table[name]) for name in COLUMNS}
+    for name in ("image_id", "lesion_id"):
+        _refuse(raw[name] == "", raw[name], name, "a value", path)
+    _refuse(raw["image_id"].duplicated(), raw["image_id"], "image_id", "each id once", path)
+    dx = raw["dx"].str.lower()
+    _refuse(~dx.isin(DX), raw["dx"], "dx", f"one of {', '.join(DX)}", path)
+    sex = raw["sex"].str.lower().replace(SEX_SYNONYMS)
+    _refuse(~sex.isin(SEXES), raw["sex"], "sex", f"one of {', '.join(SEXES)}", path)
     checked = pd.DataFrame(
         {
-            "image_id": table["image_id"],
-            "lesion_id": table["lesion_id"],
+            "image_id": raw["image_id"],
+            "lesion_id": raw["lesion_id"],
             "dx": dx,
-            "dx_type": table["dx_type"].replace("", UNKNOWN),
-            "age": parse_age(table["age"], path),
+            "dx_type": raw["dx_type"].replace("", UNKNOWN),
+            "age": parse_age(raw["age"], path),
             "sex": sex,
-            "localization": table["localization"].replace("", UNKNOWN),
+            "localization": raw["localization"].replace("", UNKNOWN),
+            "label": np.array([DX_IS_MALIGNANT[DX.index(name)] for name in dx], dtype=np.int64),
         }
     )
-    checked["label"] = checked["dx"].map(dict(zip(DX, DX_IS_MALIGNANT, strict=True)))
-    checked["label"] = checked["label"].astype(np.int64)
     return checked.sort_values("image_id", ignore_index=True)
 
 
@@ -131,10 +132,10 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> 
 def parse_age(column: pd.Series, path: Path) -> pd.Series:
     """Return ages in years as float64, NaN where missing; refuse what is no age."""
     missing = column.str.lower().isin(MISSING)
-    ages = pd.to_numeric(column.where(~missing), errors="coerce")
+    ages = pd.Series(pd.to_numeric(column.where(~missing), errors="coerce"), dtype=np.float64)
     wrong = ~missing & ~ages.between(0, MAX_AGE)
     _refuse(wrong, column, "age", f"years from 0 to {MAX_AGE}, or nothing", path)
-    return ages.astype(np.float64)
+    return ages
 
 
 def _refuse(wrong: pd.Series, values: pd.Series, column: str, expected: str, path: Path) -> None:

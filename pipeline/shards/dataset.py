@@ -9,6 +9,7 @@ every byte once and remembers it. Nothing here knows torch or DALI.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.shards.format import read_index
+from pipeline.shards.intact import check_bytes
 from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, read_manifest
 from pipeline.shards.store import file_sha256
 from pipeline.shards.tables import read_samples
@@ -110,7 +112,7 @@ class ShardSet:
                 f"{self.root} has no samples in split {name!r}; it has {counts}: choose another "
                 f"split or build with another --val-fraction or --test-fraction"
             )
-        shards = pd.Index([entry.path for entry in entries])
+        shards = [entry.path for entry in entries]
         samples = self.samples[self.samples["shard"].isin(shards)].reset_index(drop=True)
         return Split(name, self.root, entries, samples.assign(split=name))
 
@@ -156,6 +158,27 @@ def open_shards(root: Path) -> ShardSet:
         manifest_sha256=hashlib.sha256(data).hexdigest(),
         samples=read_samples(root / TABLE_NAME),
     )
+
+
+def ensure_intact(root: Path, splits: Iterable[str], *, progress: bool = True) -> None:
+    """Raise if a shard of ``splits`` is not, byte for byte, what the manifest says.
+
+    Every byte is read once; what was found whole is remembered by path, size and mtime.
+
+    Args:
+        root: folder of the manifest.
+        splits: names of splits; those without samples are fine.
+        progress: show a bar while bytes are read.
+
+    Raises:
+        DataError: a shard is damaged.
+    """
+    manifest = Manifest.load(root)
+    wanted = set(splits)
+    if manifest.split["folds"] and wanted & {"train", "val"}:
+        wanted |= {"train"}
+    entries = [entry for entry in manifest.shards if entry.split in wanted]
+    check_bytes(root, entries, progress=progress)
 
 
 def cheap_problems(root: Path, manifest: Manifest) -> list[str]:

@@ -8,32 +8,25 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.errors import DataError
-from pipeline.shards.dataset import Split
 from pipeline.shards.manifest import ShardEntry
 from pipeline.shards.store import file_sha256
 
 
-def ensure_intact(root: Path, splits: Iterable[Split], *, progress: bool = True) -> None:
-    """Raise if a shard of ``splits`` is not, byte for byte, what the manifest says.
-
-    Args:
-        root: folder of the manifest.
-        splits: as ``ShardSet.split`` gives them.
-        progress: show a bar while bytes are read.
+def check_bytes(root: Path, entries: Sequence[ShardEntry], *, progress: bool) -> None:
+    """Raise if one of ``entries`` below ``root`` is not, byte for byte, what the manifest says.
 
     Raises:
         DataError: a shard is damaged.
     """
     cache = cache_path(root)
     known = _load(cache)
-    entries = {entry.path: entry for split in splits for entry in split.entries}
-    unread = [e for e in entries.values() if known.get(e.path) != _stamp(root, e)]
+    unread = [e for e in entries if known.get(e.path) != _stamp(root, e)]
     total = sum(entry.bytes for entry in unread)
     with tqdm(
         total=total,

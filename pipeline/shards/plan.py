@@ -110,18 +110,17 @@ def place(
     """
     placed = table.copy()
     placed["group"] = find_groups(placed, pairs, by=together)
-    free = ~placed["official_test"]
-    units = placed["group"] if policy.by == "lesion" else placed["image_id"]
-    dealt = placed[free]
-    part = assign(dealt, units[free], policy.fractions(), seed=policy.seed)
     placed["split"] = "test"
     placed["fold"] = -1
+    free = pd.DataFrame(placed[~placed["official_test"]])
+    units = pd.Series(free["group" if policy.by == "lesion" else "image_id"])
+    part = assign(free, units, policy.fractions(), seed=policy.seed)
     if policy.folds:
-        placed.loc[free, "split"] = part.where(part == "test", "train")
-        placed.loc[free, "fold"] = part.where(part != "test", "-1").astype(int)
+        placed.loc[free.index, "split"] = part.where(part == "test", "train")
+        placed.loc[free.index, "fold"] = part.where(part != "test", "-1").astype(int)
     else:
-        placed.loc[free, "split"] = part
-    _require_every_part(part, policy, len(dealt))
+        placed.loc[free.index, "split"] = part
+    _require_every_part(part, policy, len(free))
     return placed
 
 
@@ -152,23 +151,26 @@ def plan_shards(
         raise DataError(f"--samples-per-shard is {samples_per_shard}; expected at least 1")
     plans: list[ShardPlan] = []
     for split in ("train", "val", "test"):
-        in_split = placed[placed["split"] == split]
         number = 0
-        for fold in sorted(in_split["fold"].unique()):
-            part = in_split[in_split["fold"] == fold]
-            rows = _rows(part, seed)
-            for chunk in _even_chunks(rows, samples_per_shard):
+        for fold in sorted(set(placed.loc[placed["split"] == split, "fold"])):
+            part = placed.query("split == @split and fold == @fold")
+            for chunk in _even_chunks(_shuffled(part, seed), samples_per_shard):
                 path = f"{split}/{name}-{split}-{number:06d}.tar"
                 plans.append(ShardPlan(path, split, None if fold < 0 else int(fold), chunk))
                 number += 1
     return tuple(plans)
 
 
-def _rows(part: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """Return the metadata rows of ``part``, shuffled."""
-    columns = part[list(ROW_COLUMNS)].astype(object)
-    rows = columns.where(columns.notna(), None).to_dict("records")
-    return sorted(rows, key=lambda row: shuffle_key(seed, "order", row["image_id"]))  # type: ignore[return-value]
+def metadata_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what each row's ``.json`` holds (``ROW_COLUMNS``; None where missing)."""
+    columns = [table[name].astype(object).where(table[name].notna(), None) for name in ROW_COLUMNS]
+    return [dict(zip(ROW_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _shuffled(part: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
+    """Return the metadata rows of ``part`` in an order that the seed gives."""
+    rows = metadata_rows(part)
+    return sorted(rows, key=lambda row: shuffle_key(seed, "order", row["image_id"]))
 
 
 def _even_chunks(rows: list[dict[str, Any]], most: int) -> Iterable[tuple[dict[str, Any], ...]]:

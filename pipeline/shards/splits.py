@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -46,8 +45,11 @@ def find_groups(
     size = len(table)
     ends = np.array(edges, dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), (size, size))
-    component = pd.Series(connected_components(graph, directed=False)[1], index=table.index)
-    return table["lesion_id"].groupby(component).transform("min")
+    component = connected_components(graph, directed=False)[1]
+    smallest: dict[int, str] = {}
+    for number, lesion in zip(component, table["lesion_id"], strict=True):
+        smallest[number] = min(lesion, smallest.get(number, lesion))
+    return pd.Series([smallest[number] for number in component], index=table.index, dtype=str)
 
 
 def assign(
@@ -93,13 +95,16 @@ def _main_dx(diagnoses: list[str]) -> int:
     return max(range(len(DX)), key=lambda index: (count[DX[index]], -index))
 
 
-def crossing(units: pd.Series, splits: pd.Series) -> NDArray[np.str_]:
+def crossing(units: Iterable[str], splits: Iterable[str]) -> list[str]:
     """Return the values of ``units`` that occur in more than one split, sorted."""
-    spread = splits.groupby(units).nunique()
-    return np.sort(spread.index[spread > 1].to_numpy(dtype=str))
+    first: dict[str, str] = {}
+    pairs = zip(units, splits, strict=True)
+    return sorted({unit for unit, split in pairs if first.setdefault(unit, split) != split})
 
 
-def crossing_pairs(table: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs of image ids whose two images lie in different splits of ``table``."""
-    split = dict(zip(table["image_id"], table["split"], strict=True))
+def crossing_pairs(
+    image_ids: Iterable[str], splits: Iterable[str], pairs: Iterable[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return the pairs of image ids whose two images lie in different splits."""
+    split = dict(zip(image_ids, splits, strict=True))
     return [(a, b) for a, b in pairs if a in split and b in split and split[a] != split[b]]

@@ -43,7 +43,8 @@ def samples_table(
     columns = list(TABLE_COLUMNS)
     if folds:
         columns.insert(columns.index("split") + 1, "fold")
-    return order.merge(placed, on="image_id", how="left", validate="1:1")[columns]
+    merged = order.merge(placed, on="image_id", how="left", validate="1:1")
+    return pd.DataFrame(merged, columns=columns)
 
 
 def table_bytes(table: pd.DataFrame) -> bytes:
@@ -63,7 +64,7 @@ def read_samples(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if list(table.columns.drop("fold", errors="ignore")) != list(TABLE_COLUMNS):
             raise ValueError(f"its columns are {', '.join(table.columns)}")
-        table["age"] = pd.to_numeric(table["age"].replace("", np.nan)).astype(np.float64)
+        table["age"] = np.array([float(age) if age else np.nan for age in table["age"]])
         for column in table.columns.intersection(["label", "fold"]):
             table[column] = table[column].astype(np.int64)
     except (OSError, ValueError) as error:

@@ -1,0 +1,235 @@
+"""Prove a set of shards: whole to the byte, consistent, and without a lesion in two splits.
+
+    python -m pipeline.shards verify shards/ham10000 [--quick]
+
+Each check yields the problems it found as sentences, so that one run names all of them.
+``--quick`` leaves out what needs every byte of every shard.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import tyro
+from tqdm import tqdm
+
+from pipeline.cli import parse
+from pipeline.errors import DataError
+from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
+from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+from pipeline.shards.dataset import cheap_problems
+from pipeline.shards.format import index_of_tar, parse_index
+from pipeline.shards.manifest import (
+    MANIFEST_NAME,
+    SPLITS,
+    TABLE_NAME,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+)
+from pipeline.shards.pack import tar_sample
+from pipeline.shards.plan import metadata_rows
+from pipeline.shards.splits import crossing, crossing_pairs
+from pipeline.shards.store import file_sha256
+from pipeline.shards.tables import read_samples
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Flags of ``verify``."""
+
+    root: Annotated[Path, tyro.conf.Positional] = Path("shards/ham10000")
+    """Folder that holds manifest.json."""
+    quick: bool = False
+    """Check sizes, tables, indexes and leaks only; do not read every byte of every shard."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What ``verify`` found."""
+
+    manifest_sha256: str
+    """Names the set."""
+    samples: int
+    """Samples in the table."""
+    shards: int
+    """Shards in the manifest."""
+    problems: tuple[str, ...]
+    """What is wrong; empty if the set can be trusted."""
+    leaks: tuple[str, ...]
+    """Lesion groups in two splits (folds); a problem unless the split was by image."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    options = parse(VerifyOptions, description="Prove that shards are whole.", argv=argv)
+    verdict = verify(options.root, quick=options.quick)
+    if verdict.problems:
+        listed = "\n".join(f"  - {problem}" for problem in verdict.problems)
+        raise DataError(
+            f"{options.root} cannot be trusted:\n{listed}\nrestore it or build the shards anew"
+        )
+    print(f"{options.root}: {verdict.samples:,} samples in {verdict.shards} shards")
+    print(f"manifest sha256 {verdict.manifest_sha256}")
+    depth = "sizes and indexes agree (--quick)" if options.quick else "every byte agrees"
+    print(f"whole: {depth} with the manifest and the table")
+    if verdict.leaks:
+        print(f"LEAKS: {len(verdict.leaks):,} lesions are in two splits, as --split-by image does")
+    else:
+        print("no lesion and no known pair of images of one lesion is in two splits")
+
+
+def verify(root: Path, *, quick: bool = False, progress: bool = True) -> Verdict:
+    """Return what is wrong with the shards in ``root``.
+
+    Raises:
+        DataError: there is no manifest that can be read, so nothing can be compared.
+    """
+    data = read_manifest(root)
+    manifest = Manifest.from_json(data, root / MANIFEST_NAME)
+    problems = [*cheap_problems(root, manifest), *_strangers(root, manifest)]
+    table = _table(root, problems)
+    leaks: list[str] = []
+    if table is not None:
+        problems += _table_problems(manifest, table)
+        leaks = crossing(table["group"], _part(table))
+        if manifest.split["by"] == "lesion":
+            problems += _leak_problems(table, leaks)
+        problems += _shard_problems(root, manifest, table, quick=quick, progress=progress)
+    return Verdict(
+        manifest_sha256=hashlib.sha256(data).hexdigest(),
+        samples=0 if table is None else len(table),
+        shards=len(manifest.shards),
+        problems=tuple(dict.fromkeys(problems)),
+        leaks=tuple(leaks),
+    )
+
+
+def _table(root: Path, problems: list[str]) -> pd.DataFrame | None:
+    try:
+        return read_samples(root / TABLE_NAME)
+    except DataError as error:
+        problems.append(str(error))
+        return None
+
+
+def _strangers(root: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield files that the manifest does not know of; a reader with a glob would read them."""
+    known = {entry.path for entry in manifest.shards}
+    known |= {entry.index_path for entry in manifest.shards}
+    for split in SPLITS:
+        for path in sorted((root / split).glob("*")):
+            if path.relative_to(root).as_posix() not in known:
+                yield f"{path} is not in the manifest"
+
+
+def _part(table: pd.DataFrame) -> list[str]:
+    """Return what must not share a group: the split, and with folds the fold."""
+    if "fold" not in table.columns:
+        return list(table["split"])
+    return [f"{s}{f}" for s, f in zip(table["split"], table["fold"], strict=True)]
+
+
+def _leak_problems(table: pd.DataFrame, leaks: Sequence[str]) -> Iterator[str]:
+    """Yield how lesions cross between splits: by group, by lesion_id, by a published pair."""
+    if leaks:
+        yield f"{len(leaks):,} groups are in two splits, the first is {leaks[0]}"
+    part = _part(table)
+    lesions = crossing(table["lesion_id"], part)
+    if lesions:
+        yield f"{len(lesions):,} lesions are in two splits, the first is {lesions[0]}"
+    pairs = crossing_pairs(table["image_id"], part, SAME_LESION_PAIRS)
+    if pairs:
+        yield f"{len(pairs)} known pairs of one lesion are in two splits, the first is {pairs[0]}"
+
+
+def _table_problems(manifest: Manifest, table: pd.DataFrame) -> Iterator[str]:
+    """Yield where the table contradicts itself or the manifest."""
+    if len(set(table["image_id"])) != len(table):
+        yield f"{TABLE_NAME} names an image twice"
+    if not set(table["dx"]) <= set(DX):
+        yield f"{TABLE_NAME} has a dx that is not one of {', '.join(DX)}"
+    elif any(
+        DX_IS_MALIGNANT[DX.index(dx)] != label
+        for dx, label in zip(table["dx"], table["label"], strict=True)
+    ):
+        yield f"{TABLE_NAME} has a label that contradicts its dx"
+    for entry in manifest.shards:
+        rows = table[table["shard"] == entry.path]
+        counts = Counter(rows["dx"])
+        if len(rows) != entry.samples or {dx: counts[dx] for dx in DX} != entry.class_counts:
+            yield f"{TABLE_NAME} and the manifest count the samples of {entry.path} differently"
+        if set(rows["split"]) != {entry.split}:
+            yield f"{TABLE_NAME} and the manifest give {entry.path} different splits"
+    unknown = set(table["shard"]) - {entry.path for entry in manifest.shards}
+    if unknown:
+        yield f"{TABLE_NAME} names shards that the manifest does not: {min(unknown)}"
+
+
+def _shard_problems(
+    root: Path, manifest: Manifest, table: pd.DataFrame, *, quick: bool, progress: bool
+) -> Iterator[str]:
+    """Yield what is wrong with each shard that is there."""
+    total = sum(entry.bytes for entry in manifest.shards)
+    hidden = quick or not progress
+    rows_of = {str(path): rows for path, rows in table.groupby("shard", sort=False)}
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verifying", disable=hidden) as bar:
+        for entry in manifest.shards:
+            rows = pd.DataFrame(rows_of.get(entry.path, table[:0]))
+            if (root / entry.path).is_file() and (root / entry.index_path).is_file():
+                yield from _index_problems(root, entry, rows)
+                if not quick:
+                    yield from _byte_problems(root, entry, rows)
+            bar.update(entry.bytes)
+
+
+def _index_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield how an index disagrees with the table or reaches beyond its tar."""
+    path = root / entry.index_path
+    try:
+        index = parse_index(path.read_text(encoding="ascii"))
+    except ValueError as error:
+        yield f"{path} is not a usable index: {error}"
+        return
+    if list(index.names) != list(rows["image_id"]):
+        yield f"{path} and {TABLE_NAME} name other samples"
+    if len(index) and int((index.jpg_offset + index.jpg_size).max()) > entry.bytes:
+        yield f"{path} points beyond the end of its tar"
+
+
+def _byte_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield how a tar differs from the manifest, from its index and from the table."""
+    path = root / entry.path
+    if file_sha256(path) != entry.sha256:
+        yield f"{path} is damaged: its sha256 is not the manifest's"
+    try:
+        index = index_of_tar(path)
+    except DataError as error:
+        yield str(error)
+        return
+    if index != (root / entry.index_path).read_bytes():
+        yield f"{root / entry.index_path} disagrees with its tar"
+        return
+    yield from _member_problems(path, index.decode(), rows)
+
+
+def _member_problems(path: Path, index: str, rows: pd.DataFrame) -> Iterator[str]:
+    """Yield where a sample's ``.cls`` or ``.json`` contradicts its row of the table."""
+    lines = [line.split(" ") for line in index.splitlines()[1:]]
+    data = path.read_bytes()
+
+    def payload(words: Sequence[str]) -> bytes:
+        return data[int(words[1]) : int(words[1]) + int(words[2])]
+
+    for words, row in zip(lines, metadata_rows(rows), strict=False):
+        expected = tar_sample(row, b"")
+        if payload(words[4:8]) != expected.cls:
+            yield f"{path}: the class of {row['image_id']} is not that of {TABLE_NAME}"
+        if payload(words[8:12]) != expected.json:
+            found = json.loads(payload(words[8:12]) or b"null")
+            yield f"{path}: {row['image_id']} is described as {found}, not as in {TABLE_NAME}"
