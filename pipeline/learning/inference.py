@@ -56,6 +56,7 @@ def predict_logits(
     accelerator: Accelerator,
     tta: str = "none",
     progress: str | None = None,
+    total: int | None = None,
 ) -> Predictions:
     """Run ``model`` in eval mode over ``batches``; its mode is put back afterwards.
 
@@ -68,11 +69,12 @@ def predict_logits(
         accelerator: says the rank and the precision.
         tta: "none", "flips" (4 views) or "dihedral" (8 views: flips and quarter turns).
         progress: the label of a progress bar on the main process; none when None.
+        total: batches to come, for the bar.
     """
     was_training = model.training
     model.eval()
-    total = len(batches) if hasattr(batches, "__len__") else None  # type: ignore[arg-type]
-    hidden = progress is None or not accelerator.is_main_process
+    # None: the bar shows itself where standard error is a terminal
+    hidden = True if progress is None or not accelerator.is_main_process else None
     found: list[tuple[tuple[str, ...], Tensor]] = []
     for batch in tqdm(batches, desc=progress, total=total, disable=hidden, leave=False):
         if len(batch.image_ids) == 0:

@@ -74,7 +74,7 @@ def bare_model(arch: str) -> nn.Module:
     quiet = {"init_weights": True} if arch in ("googlenet", "inception_v3") else {}
     model = torchvision.models.get_model(arch, weights=None, **quiet)
     if hasattr(model, "aux_logits"):
-        model.aux_logits = False
+        setattr(model, "aux_logits", False)  # noqa: B010 - a plain attribute, no submodule
     for name in AUXILIARY:
         if hasattr(model, name):
             setattr(model, name, None)

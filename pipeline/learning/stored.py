@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
+from pipeline.learning.disk import publish
 from pipeline.learning.model import build_model, mismatches
 
 FORMAT_VERSION = 1
@@ -77,29 +78,29 @@ class StoredModel:
     """Of this card."""
 
 
+def stored_files(
+    state_dict: dict[str, Tensor], card: StoredModel, training_samples: pd.DataFrame
+) -> dict[str, bytes]:
+    """Return the three files by name; the card comes out with the hash of the weights."""
+    weights = save({k: v.detach().cpu().contiguous() for k, v in state_dict.items()})
+    card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
+    table = training_samples[SAMPLE_COLUMNS].to_csv(index=False, lineterminator="\n")
+    return {
+        WEIGHTS: weights,
+        CARD: (json.dumps(asdict(card), indent=2) + "\n").encode(),
+        SAMPLES: table.encode(),
+    }
+
+
 def save_stored(
     folder: Path,
     state_dict: dict[str, Tensor],
     card: StoredModel,
     training_samples: pd.DataFrame,
 ) -> StoredModel:
-    """Write the three files into ``folder`` (made where absent) and return the card as written.
-
-    The caller publishes: it gives a folder beside the final name, syncs and renames.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in state_dict.items()}, folder / WEIGHTS)
-    card = replace(card, weights_sha256=sha256_of(folder / WEIGHTS))
-    write_card(folder, card)
-    training_samples[SAMPLE_COLUMNS].to_csv(folder / SAMPLES, index=False, lineterminator="\n")
-    return card
-
-
-def write_card(folder: Path, card: StoredModel) -> None:
-    """Write model.json, in one rename."""
-    beside = folder / f".{CARD}.partial"
-    beside.write_text(json.dumps(asdict(card), indent=2) + "\n")
-    beside.replace(folder / CARD)
+    """Publish the three files as ``folder``, in one rename, and return the card as written."""
+    publish(folder, stored_files(state_dict, card, training_samples))
+    return read_card(folder)
 
 
 def load_stored(path: Path) -> tuple[nn.Module, StoredModel, pd.DataFrame]:

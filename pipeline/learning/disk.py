@@ -1,0 +1,55 @@
+"""A folder appears under its name when everything in it is on disk, or not at all."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def publish(final: Path, files: Mapping[str, bytes]) -> None:
+    """Write ``files`` into a folder beside ``final``, sync it, and rename it to ``final``.
+
+    A folder of that name is replaced. Where the disk is full, what was begun is removed and the
+    ``OSError`` goes on to the caller.
+    """
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        for name, content in files.items():
+            with (partial / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_folder(partial)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    sync_folder(final.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file under ``path``, in one rename."""
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def point(link: Path, target: Path) -> None:
+    """Make ``link`` a relative symlink to its neighbour ``target``, in one rename."""
+    beside = link.with_name(f".{link.name}.partial")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target.name)
+    beside.replace(link)
+    sync_folder(link.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in ``folder`` on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

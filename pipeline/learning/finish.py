@@ -1,0 +1,77 @@
+"""After the last epoch: the best model gets its final last layer, temperature and threshold.
+
+Everything is fitted on train (the layer) and validation (the rest), never on test. Done again, it
+comes to the same.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pipeline.learning import checkpoints
+from pipeline.learning.decision import decide
+from pipeline.learning.history import validation_metrics
+from pipeline.learning.inference import predict_logits
+from pipeline.learning.processes import from_main
+from pipeline.learning.run import Run
+from pipeline.learning.stored import StoredModel, load_stored, stored_files
+
+
+def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
+    """Refit the head where asked, then fit temperature and threshold with test-time augmentation.
+
+    Without either, what the best epoch has fitted stands.
+
+    Args:
+        run: complete.
+        val_loader: eval loader of the validation split.
+        train_loader: eval loader of the train split, for ``--refit-head``.
+    """
+    config = run.config
+    if config.tta == "none" and config.refit_head == "none":
+        return
+    model, card = best_of(run)
+    run.say(f"fitting the threshold with --tta {config.tta}")
+    predictions = predict_logits(
+        model,
+        run.until_interrupted(val_loader.epoch(0)),
+        accelerator=run.accelerator,
+        tta=config.tta,
+        progress="validating",
+        total=val_loader.batches_per_epoch,
+    )
+    logits = run.in_order(predictions)
+    decision = decide(
+        logits,
+        run.val["label"].to_numpy(),
+        task=config.task,
+        calibrate=config.calibrate,
+        target_sensitivity=config.target_sensitivity,
+    )
+    metrics = validation_metrics(logits, run.val["dx_index"].to_numpy(), config.task)
+    card = replace(
+        card,
+        threshold=decision.threshold,
+        temperature=decision.temperature,
+        target_sensitivity=config.target_sensitivity,
+        tta=config.tta,
+        val_roc_auc=metrics["val_roc_auc"],
+    )
+    run.say(f"final validation ROC-AUC {metrics['val_roc_auc']:.4f}")
+    if run.accelerator.is_main_process:
+        files = stored_files(model.state_dict(), card, run.samples)
+        checkpoints.write_best(config.run_dir, card.step, files)
+
+
+def best_of(run: Run) -> tuple[torch.nn.Module, StoredModel]:
+    """Return the best model on every rank's device, as rank 0 reads it, and its card."""
+    model, card = run.state.judged, None
+    state: dict[str, Any] | None = None
+    if run.accelerator.is_main_process:
+        best, card, _ = load_stored(run.config.run_dir / "best")
+        state = dict(best.state_dict())
+    state, card = from_main((state, card), run.accelerator)
+    assert state is not None and card is not None
+    model.load_state_dict(state)  # training is over: the network is free to take them
+    return model, card

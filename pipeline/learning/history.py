@@ -1,0 +1,83 @@
+"""What an epoch has come to: metrics of the validation split, the tables, the curves.
+
+``history.csv`` holds only what a rerun must reproduce; seconds and images/s are in ``timing.csv``.
+Both are written whole beside and renamed, so that a kill leaves the old or the new one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+
+from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
+from pipeline.learning.probability import malignant_probability
+
+Row = dict[str, Any]
+"""One line of a table, by column."""
+
+
+def validation_metrics(logits: np.ndarray, dx_index: np.ndarray, task: str) -> dict[str, float]:
+    """Return the metrics of one validation, at threshold 0.5 where one is needed.
+
+    Args:
+        logits: float [N, K].
+        dx_index: int [N], 0 to 6.
+        task: "binary" or "dx"; the latter adds the seven-way metrics.
+    """
+    malignant = np.asarray(DX_IS_MALIGNANT)[dx_index]
+    probability = malignant_probability(logits, task)
+    called = probability >= 0.5
+    values = {
+        "val_accuracy": float((called == malignant).mean()),
+        "val_balanced_accuracy": float(balanced_accuracy_score(malignant, called)),
+        "val_roc_auc": float(roc_auc_score(malignant, probability)),
+        "val_pr_auc": float(average_precision_score(malignant, probability)),
+    }
+    if task == "dx":
+        called_dx = logits.argmax(1)
+        values["val_dx_accuracy"] = float((called_dx == dx_index).mean())
+        values["val_dx_balanced_accuracy"] = float(balanced_accuracy_score(dx_index, called_dx))
+    return values
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write ``rows`` as CSV under ``path``, in one rename; floats read back exactly."""
+    beside = path.with_name(f".{path.name}.partial")
+    pd.DataFrame(list(rows)).to_csv(beside, index=False, lineterminator="\n")
+    beside.replace(path)
+
+
+def epoch_line(row: Row, timing: Row, *, epochs: int, best: bool) -> str:
+    """Return the one line that the terminal shows for an epoch."""
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f}  "
+        f"val loss {row['val_loss']:.4f}  acc {row['val_accuracy']:.3f}  "
+        f"ROC-AUC {row['val_roc_auc']:.4f}{' *' if best else '  '}  lr {row['lr']:.2e}  "
+        f"{timing['images_per_second']:.0f} images/s  {timing['seconds']:.0f} s  "
+        f"waiting {timing['waiting_share']:.0%}"
+    )
+
+
+def draw_curves(path: Path, rows: Sequence[Row]) -> None:
+    """Draw loss, accuracy, ROC-AUC and learning rate over the epochs, as PNG."""
+    table = pd.DataFrame(list(rows))
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels = {
+        "loss": ["train_loss", "val_loss"],
+        "accuracy": ["train_accuracy", "val_accuracy", "val_balanced_accuracy"],
+        "ROC-AUC": ["val_roc_auc"],
+        "learning rate": ["lr"],
+    }
+    for axes, (title, columns) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        for column in columns:
+            axes.plot(table["epoch"], table[column], marker=".", label=column)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    beside = path.with_name(f".{path.name}.partial")
+    figure.savefig(beside, format="png", dpi=110)
+    beside.replace(path)

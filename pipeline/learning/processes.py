@@ -1,0 +1,120 @@
+"""The process that we are: one of how many, on which device, with which precision and threads.
+
+accelerator = make_accelerator("auto")
+threads = set_threads(0, accelerator)
+"""
+
+import os
+import signal
+from types import FrameType
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
+
+from pipeline.errors import DataError
+
+T = TypeVar("T")
+
+
+def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
+    """Return the Accelerator for this launch, whatever started it.
+
+    ``cpu=True`` where there is no CUDA: without it several CPU processes would each believe that
+    they are alone, and all write.
+    """
+    on_cpu = not torch.cuda.is_available()
+    try:
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=choose_precision(mixed_precision, on_cpu=on_cpu),
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=False)],
+        )
+    except ValueError as error:
+        raise DataError(f"--mixed-precision {mixed_precision}: {error}") from error
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise DataError(
+            f"the launcher started {launched} processes, but each sees "
+            f"{accelerator.num_processes}; on a machine without GPUs start several with "
+            "accelerate launch --multi_gpu --num_processes N train.py"
+        )
+    return accelerator
+
+
+def choose_precision(flag: str, *, on_cpu: bool) -> str:
+    """Return "no", "bf16" or "fp16": the flag, else the launcher's, else bf16 where it is."""
+    if flag != "auto":
+        return flag
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launcher != "no":
+        return launcher
+    if on_cpu:
+        can = torch.cpu.get_capabilities()
+        return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16") else "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def set_threads(wanted: int, accelerator: Accelerator) -> int:
+    """Set torch's CPU threads in this process and return their number.
+
+    The launcher exports OMP_NUM_THREADS=1, with which a CPU training would use one core.
+
+    Args:
+        wanted: threads per process; 0: the cores that we may use, shared among local processes.
+        accelerator: of this process.
+    """
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(accelerator.num_processes)))
+    threads = wanted or max(1, usable_cores() // local)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def from_main(value: T, accelerator: Accelerator) -> T:
+    """Return rank 0's ``value`` on every rank (pickled; forces a GPU sync)."""
+    if accelerator.num_processes == 1:
+        return value
+    return broadcast_object_list([value])[0]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """A signal has asked all ranks to save and leave."""
+
+
+class Interruption:
+    """Remembers SIGTERM and Ctrl-C, so that the loop can save and leave at a whole step.
+
+    A second signal of the same kind ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        """Take the two signals over."""
+        self.received = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    @property
+    def exit_code(self) -> int:
+        """143 after SIGTERM, 130 after Ctrl-C (128 + the signal's number)."""
+        return 128 + self.received
+
+
+def agreed(flags: list[int], accelerator: Accelerator) -> list[int]:
+    """Return the largest of each flag over all ranks (a collective; forces a GPU sync)."""
+    if accelerator.num_processes == 1:
+        return flags
+    tensor = torch.tensor(flags, device=accelerator.device)
+    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+    return tensor.tolist()

@@ -1,0 +1,72 @@
+"""Watching a training without slowing it: losses looked at now and then, time spent waiting."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import DataError
+
+
+class Watch:
+    """Keeps the losses of the steps since the last look, on the device, with what made them."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self.pending: list[tuple[int, float, Tensor, tuple[str, ...]]] = []
+
+    def add(self, step: int, lr: float, loss: Tensor, window: list[Any]) -> None:
+        """Remember a step: its number, rate, loss (left on the device) and batches."""
+        ids = tuple(image_id for batch in window for image_id in batch.image_ids)
+        self.pending.append((step, lr, loss, ids))
+
+    def look(self) -> float:
+        """Return the mean loss since the last look; forces a GPU sync.
+
+        Raises:
+            DataError: where a loss is not finite, with the step, the rate and the images.
+        """
+        if not self.pending:
+            return math.nan
+        losses = torch.stack([loss for *_, loss, _ in self.pending]).tolist()
+        for (step, lr, _, ids), loss in zip(self.pending, losses, strict=True):
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"the loss is {loss} at step {step + 1}, learning rate {lr:.3g}, with the "
+                    f"images {', '.join(ids)}. The last checkpoint is intact; lower --lr, set "
+                    "--clip-norm 1, use --mixed-precision no, or look at those images"
+                )
+        self.pending.clear()
+        return sum(losses) / len(losses)
+
+
+class Pace:
+    """Seconds and images of an epoch, and how much of it was waiting for data."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
+
+    def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield ``batches``, counting images and the time that ``next`` takes on the host."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            self.images += len(batch.image_ids)
+            yield batch
+
+    def stop(self, processes: int) -> dict[str, float]:
+        """Return seconds, images/s of all processes, and the share of time waiting."""
+        seconds = time.perf_counter() - self.start
+        return {
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.images * processes / seconds, 1),
+            "waiting_share": round(self.waited / seconds, 4),
+        }
