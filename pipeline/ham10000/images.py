@@ -109,10 +109,17 @@ class ImageStore:
 
 
 def find_containers(source: Path) -> tuple[Path, ...]:
-    """Return the folders and zips in ``source`` that hold images, folders first."""
+    """Return the folders and zips in ``source`` that hold images, folders first.
+
+    Where HAM10000's parts are missing, the folder itself comes last.
+    """
     found = [p for p in source.iterdir() if CONTAINER.fullmatch(p.name)]
-    found = [p for p in found if p.is_dir() or p.suffix.lower() == ".zip"]
-    return tuple(sorted(found, key=lambda p: (not p.is_dir(), p.name))) or (source,)
+    found = sorted(
+        (p for p in found if p.is_dir() or p.suffix.lower() == ".zip"),
+        key=lambda p: (not p.is_dir(), p.name),
+    )
+    has_parts = any(p.name.lower().startswith("ham10000") for p in found)
+    return tuple(found if has_parts else [*found, source])
 
 
 def require_images(image_ids: Iterable[str], store: ImageStore) -> None:

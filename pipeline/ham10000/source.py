@@ -10,8 +10,11 @@ from typing import Literal
 
 import pandas as pd
 
+from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore, require_images
-from pipeline.ham10000.metadata import read_metadata
+from pipeline.ham10000.isic_test import WITHOUT_IMAGE, find_ground_truth, read_ground_truth
+from pipeline.ham10000.metadata import find_metadata, read_metadata, require_folder
+from pipeline.ham10000.own_images import find_own_table, read_own_table
 
 Kind = Literal["ham10000", "isic2018", "images"]
 """HAM10000 (perhaps with the official test set), that test set alone, or one's own images."""
@@ -36,12 +39,61 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Read and check the table of ``path`` and find the images.
+    """Read and check the tables of ``path`` and find the images.
+
+    Looked for, in this order: HAM10000's metadata (joined by the official test set where that is
+    there too), the official test set alone, a table of one's own.
 
     Raises:
         DataError: whatever keeps the folder from being used.
     """
-    table = read_metadata(path)
+    path = require_folder(path)
+    has_ham = find_metadata(path) is not None
+    ground_truth = find_ground_truth(path)
+    own = None if has_ham or ground_truth else find_own_table(path)
+    if own is not None:
+        return _own_source(path, own)
+    table = read_metadata(path).assign(official_test=False) if has_ham or not ground_truth else None
+    store = ImageStore(path)
+    notes: list[str] = []
+    if ground_truth is not None:
+        test, notes = _official_test(ground_truth, store)
+        table = test if table is None else _join(table, test)
+    assert table is not None
+    require_images(table["image_id"], store)
+    return Source("ham10000" if has_ham else "isic2018", table, store, notes=tuple(notes))
+
+
+def _own_source(path: Path, own: Path) -> Source:
+    table, labels = read_own_table(own)
     store = ImageStore(path)
     require_images(table["image_id"], store)
-    return Source("ham10000", table.assign(official_test=False), store)
+    notes: list[str] = []
+    if labels == "binary":
+        notes.append(
+            f"{own.name} names no diagnoses: benign is packed as nv, malignant as mel; train and "
+            f"judge with --task binary only"
+        )
+    together = tuple(name for name in ("lesion_id", "patient_id") if name in table.columns)
+    table = table.assign(official_test=False)
+    return Source("images", table, store, labels=labels, together=together, notes=tuple(notes))
+
+
+def _official_test(path: Path, store: ImageStore) -> tuple[pd.DataFrame, list[str]]:
+    """Return the official test set's rows, and a note for each that is known to lack its image."""
+    table = read_ground_truth(path).assign(official_test=True)
+    absent = [name for name in WITHOUT_IMAGE if name in set(table["image_id"]) - store.ids()]
+    notes = [
+        f"{name} of {path.name} is left out: the deposit has no image of it" for name in absent
+    ]
+    return pd.DataFrame(table[~table["image_id"].isin(absent)]), notes
+
+
+def _join(table: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    both = sorted(set(table["image_id"]) & set(test["image_id"]))
+    if both:
+        raise DataError(
+            f"{len(both)} images are both in HAM10000's metadata and in the official test set, the "
+            f"first is {both[0]}: one of the two tables is not the published one"
+        )
+    return pd.concat([table, test], ignore_index=True)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pandas as pd
 from tqdm import tqdm
 
 from pipeline.errors import DataError
@@ -31,8 +32,7 @@ from pipeline.shards.encode import EncodeSettings
 from pipeline.shards.format import NAME
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
 from pipeline.shards.pack import PackWork, Receipt, completed, receipt_name
-from pipeline.shards.plan import ShardPlan, SplitPolicy, place, plan_shards
-from pipeline.shards.splits import crossing
+from pipeline.shards.plan import LEFT_OUT, ShardPlan, SplitPolicy, place, plan_shards
 from pipeline.shards.store import Store
 
 WORK_FOLDER = ".build"
@@ -77,17 +77,21 @@ class BuildSettings:
         }
 
 
-def build(
-    source: Source, store: Store, settings: BuildSettings, engine: Engine, *, progress: bool = True
-) -> Manifest:
-    """Pack ``source`` into ``store`` and return the manifest, the last file written.
+@dataclass(frozen=True)
+class BuildPlan:
+    """Which image goes into which shard; known before any image is read."""
 
-    A build that was killed goes on from the shards it completed; one that is already finished is
-    returned as it is.
+    placed: pd.DataFrame
+    """The source's table with group, split and fold."""
+    shards: tuple[ShardPlan, ...]
+    """Every shard, in packing order."""
+
+
+def make_plan(source: Source, settings: BuildSettings) -> BuildPlan:
+    """Return the plan: a pure function of the source's table and the settings.
 
     Raises:
-        DataError: the source cannot be used, an image is bad, the store cannot be written, or it
-            holds something else.
+        DataError: an image id that cannot be packed, or too few images for the splits.
     """
     check_names(source)
     placed = place(source.table, settings.pairs, settings.policy, together=source.together)
@@ -97,14 +101,34 @@ def build(
         samples_per_shard=settings.samples_per_shard,
         seed=settings.policy.seed,
     )
+    return BuildPlan(placed, shards)
+
+
+def build(
+    plan: BuildPlan,
+    source: Source,
+    store: Store,
+    settings: BuildSettings,
+    engine: Engine,
+    *,
+    progress: bool = True,
+) -> Manifest:
+    """Pack ``source`` into ``store`` and return the manifest, the last file written.
+
+    A build that was killed goes on from the shards it completed; one that is already finished is
+    returned as it is.
+
+    Raises:
+        DataError: an image is bad, the store cannot be written, or it holds something else.
+    """
     identity = _identity(source, settings)
     finished = _finished(store, identity, settings)
     if finished:
         return finished
     _claim(store, identity, _stamps(source))
     work = PackWork(source.store, store, settings.encode, settings.on_bad_image)
-    receipts = _pack(work, shards, engine, progress=progress)
-    manifest = _publish(source, store, settings, placed, receipts, identity)
+    receipts = _pack(work, plan.shards, engine, progress=progress)
+    manifest = _publish(source, store, settings, plan.placed, receipts, identity)
     store.delete(WORK_FOLDER)
     return manifest
 
@@ -217,7 +241,7 @@ def _publish(
     source: Source,
     store: Store,
     settings: BuildSettings,
-    placed: Any,
+    placed: pd.DataFrame,
     receipts: Sequence[Receipt],
     identity: dict[str, Any],
 ) -> Manifest:
@@ -239,6 +263,7 @@ def _publish(
         | {
             "rejected": sum(len(receipt.rejected) for receipt in receipts),
             "converted": sum(len(receipt.converted) for receipt in receipts),
+            "left_out": list(placed["split"]).count(LEFT_OUT),
         },
         files=written,
         shards=entries,
@@ -247,9 +272,3 @@ def _publish(
         raise DataError("no image is left to pack: every one was rejected (see rejected.csv)")
     store.publish(MANIFEST_NAME, manifest.to_json())
     return manifest
-
-
-def leaking_lesions(placed: Any) -> int:
-    """Return how many groups have images in more than one split (or fold)."""
-    part = placed["split"].astype(str) + placed["fold"].astype(str)
-    return len(crossing(placed["group"], part))

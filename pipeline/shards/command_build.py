@@ -4,7 +4,7 @@ python -m pipeline.shards build --source data/ham10000 --out shards/ham10000 --i
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,12 +13,14 @@ from pipeline.cli import parse
 from pipeline.errors import DataError
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import Source, open_source
-from pipeline.shards.build import BuildSettings, build
+from pipeline.shards.build import BuildPlan, BuildSettings, build, make_plan
 from pipeline.shards.encode import EncodeSettings
 from pipeline.shards.engine import run_here
 from pipeline.shards.manifest import Manifest
-from pipeline.shards.plan import SplitPolicy
-from pipeline.shards.store import LocalStore
+from pipeline.shards.pairs import largest_component, read_pairs
+from pipeline.shards.plan import LEFT_OUT, SplitPolicy, part_of
+from pipeline.shards.splits import crossing
+from pipeline.shards.store import LocalStore, file_sha256
 
 TEST_FRACTION = 0.15
 
@@ -40,9 +42,13 @@ class BuildOptions:
     split_by: Literal["lesion", "image"] = "lesion"
     """What stays whole. image is the 80/20 of old: it leaks, and implies --test-fraction 0."""
     val_fraction: float = 0.2
-    """Share of all images."""
+    """Share of all images; not used with --folds."""
     test_fraction: float | None = None
     """Share of all images; 0.15 unless given (0 with --split-by image or an official test set)."""
+    folds: int = 0
+    """Cross-validation folds in place of train and val; train.py and eval.py take --fold k."""
+    duplicates: Path | None = None
+    """Table of further pairs of images of one lesion (image_id_a, image_id_b, score)."""
     seed: int = 0
     """Another seed, other splits and another order."""
     on_bad_image: Literal["error", "skip"] = "error"
@@ -74,32 +80,65 @@ def build_shards(options: BuildOptions, *, progress: bool = True) -> Manifest:
         DataError: whatever the user can mend.
     """
     source = open_source(options.source)
-    for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
     settings = settings_for(options, source)
-    return build(
-        source, LocalStore(options.out), settings, run_here(options.workers), progress=progress
-    )
+    plan = make_plan(source, settings)
+    for note in [*source.notes, *plan_notes(options, settings, plan)]:
+        print(f"note: {note}", file=sys.stderr, flush=True)
+    engine = run_here(options.workers)
+    return build(plan, source, LocalStore(options.out), settings, engine, progress=progress)
 
 
 def settings_for(options: BuildOptions, source: Source) -> BuildSettings:
     """Return what decides the result's bytes: the flags, with defaults that suit the source."""
-    test_fraction = options.test_fraction
-    if test_fraction is None:
-        test_fraction = 0.0 if options.split_by == "image" else TEST_FRACTION
+    pairs, digest = SAME_LESION_PAIRS, None
+    if options.duplicates is not None:
+        pairs += read_pairs(options.duplicates, set(source.table["image_id"]))
+        digest = file_sha256(options.duplicates)
     return BuildSettings(
         name=options.name or source.kind,
         policy=SplitPolicy(
             by=options.split_by,
             val_fraction=options.val_fraction,
-            test_fraction=test_fraction,
+            test_fraction=_test_fraction(options, source),
+            folds=options.folds,
             seed=options.seed,
         ),
         encode=EncodeSettings(options.image_size, options.jpeg_quality),
         samples_per_shard=options.samples_per_shard,
         on_bad_image=options.on_bad_image,
-        pairs=SAME_LESION_PAIRS,
+        pairs=pairs,
+        pairs_sha256=digest,
     )
+
+
+def _test_fraction(options: BuildOptions, source: Source) -> float:
+    """Return the share of images that becomes the test split."""
+    if True not in list(source.table["official_test"]):
+        default = 0.0 if options.split_by == "image" else TEST_FRACTION
+        return default if options.test_fraction is None else options.test_fraction
+    if options.test_fraction:
+        raise DataError(
+            f"{options.source} holds the official test set, which is the test split: leave "
+            f"--test-fraction {options.test_fraction} out (or take the test set out of the folder)"
+        )
+    return 0.0
+
+
+def plan_notes(options: BuildOptions, settings: BuildSettings, plan: BuildPlan) -> Iterator[str]:
+    """Yield what a person should know of the plan before it is carried out."""
+    placed = plan.placed
+    if options.split_by == "image":
+        crossing_groups = crossing(placed["group"], part_of(placed))
+        yield (
+            f"--split-by image LEAKS: {len(crossing_groups):,} lesions have images in more than "
+            f"one split, so scores will be better than they deserve; lesion is the honest choice"
+        )
+    if options.duplicates is not None:
+        added = len(settings.pairs) - len(SAME_LESION_PAIRS)
+        yield f"{options.duplicates} adds {added:,} pairs; {largest_component(placed)}"
+    left_out = list(placed["split"]).count(LEFT_OUT)
+    if left_out:
+        yield f"{left_out} images are left out: they show lesions of the official test set"
 
 
 def describe(manifest: Manifest, out: Path) -> str:
@@ -112,6 +151,8 @@ def describe(manifest: Manifest, out: Path) -> str:
     ]
     if manifest.counts["rejected"]:
         lines.append(f"rejected: {manifest.counts['rejected']:,} images, see {out}/rejected.csv")
+    if manifest.counts["left_out"]:
+        lines.append(f"left out: {manifest.counts['left_out']:,} images, see {out}/left_out.csv")
     if manifest.counts["converted"]:
         lines.append(f"converted: {manifest.counts['converted']:,} images, see {out}/converted.csv")
     lines.append(f"written to {out}; `python -m pipeline.shards verify {out}` proves it whole")

@@ -42,6 +42,10 @@ ROW_COLUMNS: tuple[str, ...] = (
 """What a sample's ``.json`` holds."""
 
 
+LEFT_OUT = "left_out"
+"""The ``split`` of images that are not packed, as they show a lesion of the official test set."""
+
+
 @dataclass(frozen=True)
 class SplitPolicy:
     """How images are dealt out to splits."""
@@ -112,7 +116,11 @@ def place(
     placed["group"] = find_groups(placed, pairs, by=together)
     placed["split"] = "test"
     placed["fold"] = -1
-    free = pd.DataFrame(placed[~placed["official_test"]])
+    official = placed["official_test"]
+    if policy.by == "lesion":
+        known = list(placed.loc[official, "group"])
+        placed.loc[~official & placed["group"].isin(known), "split"] = LEFT_OUT
+    free = pd.DataFrame(placed[~official & (placed["split"] != LEFT_OUT)])
     units = pd.Series(free["group" if policy.by == "lesion" else "image_id"])
     part = assign(free, units, policy.fractions(), seed=policy.seed)
     if policy.folds:
@@ -134,6 +142,14 @@ def _require_every_part(part: pd.Series, policy: SplitPolicy, images: int) -> No
             f"{images} images are too few: no group of images is left for {', '.join(empty)}; "
             f"ask for fewer parts (--val-fraction 0, --test-fraction 0) or bring more images"
         )
+
+
+def part_of(table: pd.DataFrame) -> list[str]:
+    """Return what must not share a lesion, per row: the split, with folds the fold or ``test``."""
+    if "fold" not in table.columns:
+        return list(table["split"])
+    parts = zip(table["split"], table["fold"], strict=True)
+    return [f"fold {fold}" if fold >= 0 else split for split, fold in parts]
 
 
 def plan_shards(

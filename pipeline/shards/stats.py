@@ -23,6 +23,7 @@ from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX, DX_NAMES, SEXES
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.manifest import SPLITS
+from pipeline.shards.plan import part_of
 
 AGE_BANDS = (0, 20, 30, 40, 50, 60, 70, 80, 121)
 """Borders of the age bands, years."""
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 def tabulate(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return counts by title: one row a value, one column a split (with folds, a fold)."""
-    part = part_of(samples)
+    part = pd.Series(part_of(samples), index=samples.index)
     order = list(dict.fromkeys(sorted(part, key=_part_rank)))
     ages = pd.Series([_age_band(age) for age in samples["age"]], index=samples.index)
     sites = sorted(set(samples["localization"]))
@@ -68,14 +69,6 @@ def tabulate(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
         tables[title] = table.reindex(index=rows, columns=order, fill_value=0)
         tables[title].index.name = tables[title].columns.name = None
     return tables
-
-
-def part_of(samples: pd.DataFrame) -> pd.Series:
-    """Return the split of each row, or its fold where there are folds."""
-    if "fold" not in samples.columns:
-        return pd.Series(samples["split"])
-    names = [f"fold {fold}" if fold >= 0 else "test" for fold in samples["fold"]]
-    return pd.Series(names, index=samples.index)
 
 
 def _part_rank(name: str) -> tuple[int, int]:
@@ -109,11 +102,14 @@ def draw(tables: dict[str, pd.DataFrame], out: Path) -> None:
     Raises:
         DataError: the picture cannot be written.
     """
-    figure = Figure(figsize=(13, 9), layout="constrained")
+    figure = Figure(figsize=(13, 12), layout="constrained")
     FigureCanvasAgg(figure)
     shown = {title: table for title, table in tables.items() if title != "images and lesions"}
-    for axes, (title, table) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
+    heights = [len(shown["diagnosis"]), max(len(shown["age"]), len(shown["site"]))]
+    grid = figure.subplots(2, 2, height_ratios=heights)
+    for axes, (title, table) in zip(grid.flat, shown.items(), strict=True):
         _bars(axes, title, table)
+    grid[0, 0].legend(loc="lower right")
     figure.suptitle("Share of each split's images; the numbers are images")
     partial = out.with_name(f".partial-{out.name}")
     try:
@@ -139,4 +135,3 @@ def _bars(axes: Axes, title: str, table: pd.DataFrame) -> None:
     axes.margins(x=0.12)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.set_title(title)
-    axes.legend(fontsize=8)

@@ -1,4 +1,4 @@
-"""The tables beside the manifest: samples.csv, and rejected.csv and converted.csv where needed."""
+"""The tables beside the manifest: samples.csv; where needed rejected, converted, left_out.csv."""
 
 import hashlib
 import io
@@ -11,11 +11,12 @@ import pandas as pd
 from pipeline.errors import DataError
 from pipeline.shards.manifest import TABLE_NAME
 from pipeline.shards.pack import Receipt
-from pipeline.shards.plan import TABLE_COLUMNS
+from pipeline.shards.plan import LEFT_OUT, TABLE_COLUMNS
 from pipeline.shards.store import Store
 
 REJECTED_NAME = "rejected.csv"
 CONVERTED_NAME = "converted.csv"
+LEFT_OUT_NAME = "left_out.csv"
 
 
 def write_tables(
@@ -29,6 +30,12 @@ def write_tables(
         contents[REJECTED_NAME] = _pairs_bytes(rejected, "reason")
     if converted:
         contents[CONVERTED_NAME] = _pairs_bytes(converted, "conversion")
+    left_out = placed[placed["split"] == LEFT_OUT]
+    if len(left_out):
+        why = [f"shows a lesion of the test set (group {group})" for group in left_out["group"]]
+        contents[LEFT_OUT_NAME] = _pairs_bytes(
+            zip(left_out["image_id"], why, strict=True), "reason"
+        )
     for name, data in contents.items():
         store.publish(name, data)
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}

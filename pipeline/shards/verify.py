@@ -33,7 +33,7 @@ from pipeline.shards.manifest import (
     read_manifest,
 )
 from pipeline.shards.pack import tar_sample
-from pipeline.shards.plan import metadata_rows
+from pipeline.shards.plan import metadata_rows, part_of
 from pipeline.shards.splits import crossing, crossing_pairs
 from pipeline.shards.store import file_sha256
 from pipeline.shards.tables import read_samples
@@ -97,7 +97,7 @@ def verify(root: Path, *, quick: bool = False, progress: bool = True) -> Verdict
     leaks: list[str] = []
     if table is not None:
         problems += _table_problems(manifest, table)
-        leaks = crossing(table["group"], _part(table))
+        leaks = crossing(table["group"], part_of(table))
         if manifest.split["by"] == "lesion":
             problems += _leak_problems(table, leaks)
         problems += _shard_problems(root, manifest, table, quick=quick, progress=progress)
@@ -128,18 +128,11 @@ def _strangers(root: Path, manifest: Manifest) -> Iterator[str]:
                 yield f"{path} is not in the manifest"
 
 
-def _part(table: pd.DataFrame) -> list[str]:
-    """Return what must not share a group: the split, and with folds the fold."""
-    if "fold" not in table.columns:
-        return list(table["split"])
-    return [f"{s}{f}" for s, f in zip(table["split"], table["fold"], strict=True)]
-
-
 def _leak_problems(table: pd.DataFrame, leaks: Sequence[str]) -> Iterator[str]:
     """Yield how lesions cross between splits: by group, by lesion_id, by a published pair."""
     if leaks:
         yield f"{len(leaks):,} groups are in two splits, the first is {leaks[0]}"
-    part = _part(table)
+    part = part_of(table)
     lesions = crossing(table["lesion_id"], part)
     if lesions:
         yield f"{len(lesions):,} lesions are in two splits, the first is {lesions[0]}"
