@@ -32,7 +32,7 @@ from pipeline.shards.encode import EncodeSettings
 from pipeline.shards.format import NAME
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
 from pipeline.shards.pack import PackWork, Receipt, completed, receipt_name
-from pipeline.shards.plan import LEFT_OUT, ShardPlan, SplitPolicy, place, plan_shards
+from pipeline.shards.plan import ShardPlan, SplitPolicy, place, plan_shards
 from pipeline.shards.store import Store
 
 WORK_FOLDER = ".build"
@@ -263,7 +263,6 @@ def _publish(
         | {
             "rejected": sum(len(receipt.rejected) for receipt in receipts),
             "converted": sum(len(receipt.converted) for receipt in receipts),
-            "left_out": list(placed["split"]).count(LEFT_OUT),
         },
         files=written,
         shards=entries,

@@ -21,6 +21,7 @@ from pipeline.shards.pairs import largest_component, read_pairs
 from pipeline.shards.plan import LEFT_OUT, SplitPolicy, part_of
 from pipeline.shards.splits import crossing
 from pipeline.shards.store import LocalStore, file_sha256
+from pipeline.shards.tables import LEFT_OUT_NAME
 
 TEST_FRACTION = 0.15
 
@@ -151,8 +152,8 @@ def describe(manifest: Manifest, out: Path) -> str:
     ]
     if manifest.counts["rejected"]:
         lines.append(f"rejected: {manifest.counts['rejected']:,} images, see {out}/rejected.csv")
-    if manifest.counts["left_out"]:
-        lines.append(f"left out: {manifest.counts['left_out']:,} images, see {out}/left_out.csv")
+    if LEFT_OUT_NAME in manifest.files:
+        lines.append(f"left out: the images in {out}/{LEFT_OUT_NAME}")
     if manifest.counts["converted"]:
         lines.append(f"converted: {manifest.counts['converted']:,} images, see {out}/converted.csv")
     lines.append(f"written to {out}; `python -m pipeline.shards verify {out}` proves it whole")
