@@ -13,7 +13,10 @@ from pipeline.learning import checkpoints
 from pipeline.learning.decision import decide
 from pipeline.learning.history import validation_metrics
 from pipeline.learning.inference import predict_logits
+from pipeline.learning.model import Features, build_model
+from pipeline.learning.probability import CLASSES, task_targets
 from pipeline.learning.processes import from_main
+from pipeline.learning.refit import fit_layer, linear_head, resampled, set_layer
 from pipeline.learning.run import Run
 from pipeline.learning.stored import StoredModel, load_stored, stored_files
 
@@ -32,6 +35,9 @@ def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
     if config.tta == "none" and config.refit_head == "none":
         return
     model, card = best_of(run)
+    if config.refit_head != "none":
+        refit(run, model, train_loader)
+        card = replace(card, refit_head=config.refit_head)
     run.say(f"fitting the threshold with --tta {config.tta}")
     predictions = predict_logits(
         model,
@@ -64,14 +70,41 @@ def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
         checkpoints.write_best(config.run_dir, card.step, files)
 
 
-def best_of(run: Run) -> tuple[torch.nn.Module, StoredModel]:
-    """Return the best model on every rank's device, as rank 0 reads it, and its card."""
-    model, card = run.state.judged, None
-    state: dict[str, Any] | None = None
+def refit(run: Run, model: torch.nn.Module, loader: Any) -> None:
+    """Fit the last layer again on resampled features of the train split, plainly preprocessed."""
+    config = run.config
+    run.say(f"fitting the last layer again, --refit-head {config.refit_head}")
+    linear_head(model)
+    found = predict_logits(
+        Features(model),
+        run.until_interrupted(loader.epoch(0)),
+        accelerator=run.accelerator,
+        progress="features",
+        total=loader.batches_per_epoch,
+    )
+    layer = None
     if run.accelerator.is_main_process:
-        best, card, _ = load_stored(run.config.run_dir / "best")
-        state = dict(best.state_dict())
-    state, card = from_main((state, card), run.accelerator)
-    assert state is not None and card is not None
-    model.load_state_dict(state)  # training is over: the network is free to take them
-    return model, card
+        dx_of = run.train.set_index("image_id")["dx_index"]
+        target = task_targets(dx_of.loc[list(found.image_ids)].to_numpy(), config.task)
+        balanced = resampled(found.logits, target, config.refit_head, config.seed)
+        layer = fit_layer(*balanced, outputs=len(CLASSES[config.task]))
+    layer = from_main(layer, run.accelerator)
+    assert layer is not None
+    set_layer(model, *layer)
+
+
+def best_of(run: Run) -> tuple[torch.nn.Module, StoredModel]:
+    """Return the best model on every rank's device, as rank 0 reads it, and its card.
+
+    It is another network than the one that was trained: an interrupted finish saves that one.
+    """
+    read = None
+    if run.accelerator.is_main_process:
+        model, card, _ = load_stored(run.config.run_dir / "best")
+        read = (dict(model.state_dict()), card)
+    read = from_main(read, run.accelerator)
+    assert read is not None
+    state, card = read
+    model = build_model(card.arch, len(card.classes), dropout=card.dropout)
+    model.load_state_dict(state)
+    return model.to(run.accelerator.device, memory_format=torch.channels_last), card  # type: ignore[call-overload]

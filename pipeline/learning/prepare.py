@@ -88,6 +88,7 @@ def prepare(
             device=accelerator.device,
         ),
         frozen=FrozenBackbone(state.model, config.freeze_epochs),
+        train=train,
         val=val,
         samples=pd.concat([train, val], ignore_index=True),
         card=StoredModel(

@@ -41,8 +41,10 @@ class Run:
     state: TrainingState
     criterion: Loss
     frozen: FrozenBackbone
+    train: pd.DataFrame
+    """The train split's samples, with their dx_index."""
     val: pd.DataFrame
-    """The validation split's samples."""
+    """The validation split's samples, likewise."""
     samples: pd.DataFrame
     """Samples of train and val, as they are kept with the model."""
     card: StoredModel

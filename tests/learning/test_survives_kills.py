@@ -1,0 +1,60 @@
+"""SIGKILL at any moment: the same command again ends with the same bytes."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+KEPT = ("history.csv", "best/model.safetensors", "best/model.json", "best/training_samples.csv")
+
+
+def what_stays(run: Path) -> dict[str, bytes]:
+    """Bytes of everything that a rerun must reproduce, the last checkpoint's weights included."""
+    last = max((run / "checkpoints").glob("step-*"))
+    weights = {f"{last.name}/weights": (last / "model.safetensors").read_bytes()}
+    return weights | {name: (run / name).read_bytes() for name in KEPT}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train, tiny, tmp_path_factory):
+    """What a training without kills leaves, by number of ranks."""
+    done: dict[int, dict[str, bytes]] = {}
+
+    def get(ranks: int) -> dict[str, bytes]:
+        if ranks not in done:
+            run = tmp_path_factory.mktemp("calm") / "run"
+            outcome = train(*tiny, "--run-dir", run, ranks=ranks)
+            assert outcome.codes == [0] * ranks, outcome.text
+            done[ranks] = what_stays(run)
+        return done[ranks]
+
+    return get
+
+
+def random_deaths(kills: int, ranks: int, seed: int) -> list[list]:
+    """Where to die in turn: [rank, place, count]; only rank 0 comes by "fsync"."""
+    draw = random.Random(seed)
+    deaths: list[list] = []
+    for number in range(kills):
+        place = ("step", "fsync", "validation")[number % 3]
+        rank = 0 if place == "fsync" else draw.randrange(ranks)
+        highest = {"step": 4, "fsync": 14, "validation": 2}[place]
+        deaths.append([rank, place, draw.randint(1, highest)])
+    return deaths
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_training_resumes_to_the_same_bytes(
+    train, tiny, tmp_path, undisturbed, kills, ranks
+):
+    flags = [*tiny, "--run-dir", tmp_path, "--checkpoint-steps", "1"]
+    died = 0
+    for death in random_deaths(kills, ranks, seed=kills + ranks):
+        outcome = train(*flags, ranks=ranks, die=death)
+        died += outcome.codes[death[0]] == -9
+    outcome = train(*flags, ranks=ranks)
+    assert outcome.codes == [0] * ranks, outcome.text
+    assert died >= min(kills, 3)
+    assert what_stays(tmp_path) == undisturbed(ranks)
+    assert not list(tmp_path.rglob(".*.partial"))
