@@ -33,7 +33,7 @@ Train = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
-    """``train(*flags, ranks=1, die=None, env=None) -> Outcome``."""
+    """``train(*flags, ranks=1, die=None, env=None, file_limit=0) -> Outcome``."""
     logs = tmp_path_factory.mktemp("logs")
     pad = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("launchpad.py"))],
@@ -50,9 +50,11 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
         ranks: int = 1,
         die: Sequence[object] | None = None,
         env: dict[str, str] | None = None,
+        file_limit: int = 0,
     ) -> Outcome:
         log = logs / "log"
         words = {"argv": [*map(str, flags)], "ranks": ranks, "die": die, "log": str(log)}
+        words["file_limit"] = file_limit
         stdin.write(json.dumps({**words, "env": env or {}}) + "\n")
         stdin.flush()
         codes = json.loads(stdout.readline())

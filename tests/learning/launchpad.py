@@ -4,12 +4,14 @@ Reads orders as lines of JSON, answers each with the exit codes of its ranks. Ra
 with the environment that torchrun gives them, and ended as torchrun ends them: when one fails,
 the others get SIGTERM, and SIGKILL a little later.
 
-An order may tell one rank to die: ``die`` is [rank, place, count], and at the ``count``-th visit
-of ``place`` ("step", "fsync" or "validation") that process sends itself SIGKILL.
+An order may tell one rank to die: ``die`` is [rank, place, count] or [rank, place, count, signal],
+and at the ``count``-th visit of ``place`` ("step", "fsync" or "validation") that process sends
+itself the signal, SIGKILL unless named. ``file_limit`` is the largest file that may be written.
 """
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,22 +22,22 @@ GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL."""
 
 
-def killer(count: int):
+def killer(count: int, name: str):
     left = [count]
 
     def visit() -> None:
         left[0] -= 1
         if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[name])
 
     return visit
 
 
-def arm(place: str, count: int) -> None:
+def arm(place: str, count: int, name: str = "SIGKILL") -> None:
     """Let this process kill itself at the ``count``-th visit of ``place``."""
     from pipeline.learning import disk, run, watch
 
-    visit = killer(count)
+    visit = killer(count, name)
     if place == "step":
         add = watch.Watch.add
         watch.Watch.add = lambda *args: (visit(), add(*args))[1]
@@ -75,6 +77,8 @@ def child(order: dict, rank: int, port: int) -> None:
             os.environ |= {"MASTER_PORT": str(port)}
         os.environ |= order.get("env", {})
         sys.argv = ["train.py", *order["argv"]]
+        if order["file_limit"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"],) * 2)
         if order.get("die") and order["die"][0] == rank:
             arm(*order["die"][1:])
         import train

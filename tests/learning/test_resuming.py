@@ -1,0 +1,196 @@
+"""What a second start of a training does, and what a first one leaves when it must end early."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def trained(train, tiny, tmp_path):
+    """One epoch of a tiny training: its flags and its folder."""
+    flags = [*tiny, "--run-dir", tmp_path, "--schedule", "plateau", "--epochs"]
+    outcome = train(*flags, 1, "--checkpoint-steps", 5)
+    assert outcome.codes == [0], outcome.text
+    return flags, tmp_path
+
+
+def steps(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+
+
+def test_epochs_is_the_total_after_a_resume_too(train, trained):
+    flags, run = trained
+    assert train(*flags, 3).codes == [0]
+    assert pd.read_csv(run / "history.csv")["epoch"].to_list() == [1, 2, 3]
+    assert pd.read_csv(run / "timing.csv")["epoch"].to_list() == [1, 2, 3]
+
+
+def test_completed_run_started_again_changes_nothing(train, trained):
+    flags, run = trained
+    before = (run / "best" / "model.safetensors").read_bytes()
+    outcome = train(*flags, 1)
+    assert outcome.codes == [0]
+    assert (run / "best" / "model.safetensors").read_bytes() == before
+    assert len(pd.read_csv(run / "history.csv")) == 1
+
+
+def test_damaged_checkpoint_is_passed_over_with_a_warning(train, trained):
+    flags, run = trained
+    last = run / "checkpoints" / steps(run)[-1]
+    state = bytearray((last / "state.pt").read_bytes())
+    state[len(state) // 2] ^= 1
+    (last / "state.pt").write_bytes(state)
+    outcome = train(*flags, 2)
+    assert outcome.codes == [0], outcome.text
+    assert "warning: checkpoint passed over" in outcome.text and "state.pt" in outcome.text
+    assert f"resuming from {run / 'checkpoints' / 'step-00000010'}" in outcome.text
+
+
+def test_torn_checkpoint_is_passed_over(train, trained):
+    flags, run = trained
+    last = run / "checkpoints" / steps(run)[-1]
+    (last / "checkpoint.json").unlink()
+    outcome = train(*flags, 2)
+    assert outcome.codes == [0] and "passed over" in outcome.text
+    assert len(pd.read_csv(run / "history.csv")) == 2
+
+
+def test_changed_flags_are_listed_and_refused_unless_allowed(train, trained):
+    flags, run = trained
+    before = steps(run)
+    outcome = train(*flags, 2, "--batch-size", 5, "--lr", "2e-3")
+    assert outcome.codes == [2]
+    assert "--batch-size: 6 before, 5 now" in outcome.text
+    assert "--lr: 0.001 before, 0.002 now" in outcome.text
+    assert "Traceback" not in outcome.text and steps(run) == before
+    outcome = train(*flags, 2, "--lr", "2e-3", "--allow-changes")
+    assert outcome.codes == [0] and "going on with changed flags" in outcome.text
+    assert pd.read_csv(run / "history.csv")["lr"].to_list() == [1e-3, 2e-3]
+
+
+def test_resume_never_starts_anew_and_moves_the_old_run_aside(train, trained):
+    flags, run = trained
+    old = (run / "history.csv").read_bytes()
+    outcome = train(*flags, 2, "--resume", "never", "--seed", 1)
+    assert outcome.codes == [0], outcome.text
+    assert (run / "before-1" / "history.csv").read_bytes() == old
+    assert len(pd.read_csv(run / "history.csv")) == 2
+    assert (run / "before-1" / "best" / "model.safetensors").is_file()
+
+
+def test_resume_takes_the_path_of_a_checkpoint(train, trained, tmp_path_factory):
+    flags, run = trained
+    kept = tmp_path_factory.mktemp("kept") / "step-00000010"
+    shutil.copytree(run / "checkpoints" / "step-00000010", kept)
+    outcome = train(*flags, 1, "--resume", kept)
+    assert outcome.codes == [0] and f"resuming from {kept}" in outcome.text
+    outcome = train(*flags, 1, "--resume", run / "nowhere")
+    assert outcome.codes == [2] and "nowhere" in outcome.text
+
+
+def test_other_number_of_processes_goes_on_from_an_epoch_boundary(train, trained):
+    flags, run = trained
+    outcome = train(*flags, 2, ranks=2)
+    assert outcome.codes == [0, 0], outcome.text
+    assert "resuming on 2 process(es) what 1 began" in outcome.text
+    assert pd.read_csv(run / "history.csv")["epoch"].to_list() == [1, 2]
+
+
+def test_other_number_of_processes_is_refused_where_no_boundary_is_left(train, trained):
+    flags, run = trained
+    shutil.rmtree(run / "checkpoints" / steps(run)[-1])  # what is left is within the epoch
+    outcome = train(*flags, 2, ranks=2)
+    assert 2 in outcome.codes
+    assert "written by 1 process(es) in the middle of epoch 1" in outcome.text
+    assert outcome.text.count("error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "place", "count", "ranks"),
+    [("SIGTERM", 143, "step", 4, 2), ("SIGINT", 130, "validation", 2, 1)],
+)
+def test_signal_saves_and_leaves_and_the_same_command_goes_on(
+    train, tiny, tmp_path, name, code, place, count, ranks
+):
+    flags = [*tiny, "--run-dir", tmp_path]
+    outcome = train(*flags, ranks=ranks, die=[ranks - 1, place, count, name])
+    assert outcome.codes == [code] * ranks, outcome.text
+    assert "interrupted at epoch 0" in outcome.text and "Traceback" not in outcome.text
+    if place == "step":
+        assert steps(tmp_path) == [f"step-{count:08d}"]
+    assert train(*flags, ranks=ranks).codes == [0] * ranks
+    calm = tmp_path / "calm"
+    assert train(*tiny, "--run-dir", calm, ranks=ranks).codes == [0] * ranks
+    assert (calm / "history.csv").read_bytes() == (tmp_path / "history.csv").read_bytes()
+
+
+def test_loss_that_is_not_finite_stops_with_step_rate_and_images(train, tiny, packed, tmp_path):
+    flags = [*tiny, "--run-dir", tmp_path, "--epochs", 2, "--checkpoint-steps", 1]
+    flags += ["--optimizer", "sgd", "--schedule", "constant", "--ema-decay", 0]
+    outcome = train(*flags, "--lr", "1e30")
+    assert outcome.codes == [2], outcome.text
+    assert "the loss is" in outcome.text and "learning rate 1e+30" in outcome.text
+    named = outcome.text.partition("with the images ")[2].partition(". The last")[0].split(", ")
+    assert len(named) == 6
+    assert set(named) <= set(pd.read_csv(packed / "samples.csv")["image_id"])
+    assert "Traceback" not in outcome.text
+
+
+def test_last_good_checkpoint_is_left_by_a_loss_that_is_not_finite(train, tiny, tmp_path):
+    flags = [*tiny, "--run-dir", tmp_path, "--schedule", "constant", "--checkpoint-steps", 3]
+    assert train(*flags, "--epochs", 1).codes == [0]
+    last = steps(tmp_path)[-1]
+    outcome = train(*flags, "--epochs", 2, "--lr", "1e38", "--allow-changes")
+    assert outcome.codes == [2]
+    assert last in steps(tmp_path)
+    for folder in (tmp_path / "checkpoints").glob("step-*"):
+        weights = load_file(folder / "model.safetensors")
+        assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point())
+
+
+def test_full_disk_during_a_checkpoint_costs_only_that_checkpoint(train, tiny, tmp_path):
+    # files of 3 MB at most: the model (1.4 MB) fits, the training state (over 4 MB) does not
+    outcome = train(*tiny, "--run-dir", tmp_path, "--epochs", 2, file_limit=3_000_000)
+    assert outcome.codes == [0], outcome.text
+    assert "could not be written and is left out" in outcome.text
+    assert steps(tmp_path) == [] and not list(tmp_path.rglob(".*.partial"))
+    assert len(pd.read_csv(tmp_path / "history.csv")) == 2
+    assert (tmp_path / "best" / "model.safetensors").is_file()
+    again = train(*tiny, "--run-dir", tmp_path, "--epochs", 2)
+    assert again.codes == [0] and steps(tmp_path)
+
+
+def test_mistakes_get_one_message_and_exit_code_2(train, tiny, tmp_path):
+    cases = {
+        ("--shards", tmp_path / "none"): "none",
+        ("--arch", "resnet43"): "resnet34",
+        ("--weights", tmp_path / "w.pt"): "no such file",
+        ("--epochs", "0"): "--epochs must be above 0",
+        ("--lr", "nan"): "--lr must be",
+        ("--epoch", "3"): "--epochs",
+        ("--loss", "logit-adjusted", "--balance", "oversample"): "twice",
+        ("--arch", "vit_b_16"): "--image-size 32",
+    }
+    for words, expected in cases.items():
+        outcome = train(*tiny, "--run-dir", tmp_path / "run", *words)
+        assert outcome.codes == [2], (words, outcome.text)
+        assert expected in outcome.text and "Traceback" not in outcome.text, (words, outcome.text)
+
+
+def test_run_leaves_the_files_of_the_design(trained):
+    _, run = trained
+    for name in ("config.json", "history.csv", "timing.csv", "curves.png"):
+        assert (run / name).stat().st_size > 0
+    assert (run / "best").is_symlink() and (run / "best").readlink().name.startswith("best-step-")
+    config = json.loads((run / "config.json").read_text())
+    assert config["flags"]["arch"] == "shufflenet_v2_x0_5" and config["processes"] == 1
+    card = json.loads((run / "best" / "model.json").read_text())
+    assert card["manifest_sha256"] == config["manifest_sha256"] and card["epoch"] == 1
+    assert 0 < card["threshold"] < 1 and card["temperature"] > 0
+    samples = pd.read_csv(run / "best" / "training_samples.csv")
+    assert set(samples["split"]) == {"train", "val"}
