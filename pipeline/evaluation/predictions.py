@@ -34,9 +34,10 @@ TEXT = ("image_id", "lesion_id", "dx", "group", "sex", "localization", "dx_type"
 def assemble(
     samples: pd.DataFrame,
     image_ids: Sequence[str],
+    threshold: float,
+    *,
     prob_malignant: np.ndarray,
     prob_uncalibrated: np.ndarray,
-    threshold: float,
     dx_probabilities: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Join predictions to the samples of a split, in the order of the samples.
@@ -44,9 +45,9 @@ def assemble(
     Args:
         samples: the split's table, one row per image.
         image_ids: the image of each prediction, in any order.
+        threshold: ``predicted`` is 1 where prob_malignant >= threshold.
         prob_malignant: [N] float64 0-1, after temperature.
         prob_uncalibrated: [N] float64 0-1, before temperature.
-        threshold: ``predicted`` is 1 where prob_malignant >= threshold.
         dx_probabilities: [N, 7] float64 0-1 in taxonomy order, or None for a binary model.
     """
     counts = pd.Series(list(image_ids), dtype=object).value_counts()

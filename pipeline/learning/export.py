@@ -1,7 +1,6 @@
 """A stored model as one ONNX file that carries its own card, checked against PyTorch.
 
-    export_onnx(model, card, Path("model.onnx"))
-    worst = check_onnx(Path("model.onnx"), model, images)
+    worst = export_onnx(Path("model.onnx"), model, card, images)
 
 Input ``images`` [N, 3, S, S] float32, normalised as the card says; outputs ``logits`` [N, K] and
 ``prob_malignant`` [N], after the card's temperature.
@@ -25,6 +24,9 @@ from pipeline.learning.stored import StoredModel
 TOLERANCE = 1e-3
 """Largest difference of a logit that is taken for rounding."""
 
+CHUNK = 16
+"""Images that are compared at once."""
+
 
 class WithProbability(nn.Module):
     """The network, giving the calibrated probability of malignant beside its logits."""
@@ -42,35 +44,16 @@ class WithProbability(nn.Module):
         return logits, (logits / self.temperature).softmax(1) @ self.malignant
 
 
-def export_onnx(model: nn.Module, card: StoredModel, path: Path) -> None:
-    """Write ``path``; the batch size stays free, the card goes along as metadata."""
-    wrapped = WithProbability(model.cpu(), card).eval()
-    example = torch.zeros(2, 3, card.image_size, card.image_size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            wrapped, (example,), dynamo=True, verbose=False, input_names=["images"],
-            output_names=["logits", "prob_malignant"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-        )  # fmt: skip
-    assert program is not None
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, {"card": json.dumps(asdict(card))})
-    onnx.checker.check_model(proto)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_bytes(proto.SerializeToString())
-    beside.replace(path)
-
-
-def check_onnx(path: Path, model: nn.Module, card: StoredModel, images: Tensor) -> dict[str, float]:
-    """Run the file with onnxruntime and PyTorch on the same images.
+def export_onnx(
+    path: Path, model: nn.Module, card: StoredModel, images: Tensor
+) -> dict[str, float]:
+    """Write ``path``, unless onnxruntime's outputs are not PyTorch's.
 
     Args:
-        path: what ``export_onnx`` wrote.
-        model: the network that it was made from.
-        card: its card.
-        images: [N, 3, S, S] float32, normalised.
+        path: the file; appears whole and checked or not at all.
+        model: in eval mode, on the CPU.
+        card: goes along as metadata, under "card".
+        images: [N, 3, S, S] float32, normalised, to check with.
 
     Returns:
         The largest absolute difference of ``logits`` and of ``prob_malignant``.
@@ -78,16 +61,51 @@ def check_onnx(path: Path, model: nn.Module, card: StoredModel, images: Tensor) 
     Raises:
         DataError: they differ by more than rounding.
     """
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(["logits", "prob_malignant"], {"images": images.numpy()})
-    with torch.no_grad():
-        expected = WithProbability(model.cpu(), card).eval()(images)
-    names = ("logits", "prob_malignant")
-    pairs = zip(names, found, expected, strict=True)
-    worst = {k: float(np.abs(np.asarray(a) - b.numpy()).max()) for k, a, b in pairs}
+    wrapped = WithProbability(model, card).eval()
+    data = to_onnx(wrapped, card)
+    worst = differences(data, wrapped, images)
     if not worst["logits"] <= TOLERANCE:  # NaN too
         raise DataError(
-            f"{path}: onnxruntime's logits differ from PyTorch's by up to {worst['logits']:.2g} on "
-            f"{len(images)} images (at most {TOLERANCE:g} is rounding); do not use this file"
+            f"{path} was not written: onnxruntime's logits differ from PyTorch's by up to "
+            f"{worst['logits']:.2g} on {len(images)} images (at most {TOLERANCE:g} is rounding)"
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_bytes(data)
+    beside.replace(path)
+    return worst
+
+
+def to_onnx(wrapped: WithProbability, card: StoredModel) -> bytes:
+    """Translate the network; the number of images stays free."""
+    example = torch.zeros(2, 3, card.image_size, card.image_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            wrapped,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits", "prob_malignant"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, {"card": json.dumps(asdict(card))})
+    onnx.checker.check_model(proto)
+    return proto.SerializeToString()
+
+
+def differences(data: bytes, wrapped: WithProbability, images: Tensor) -> dict[str, float]:
+    """Largest absolute difference between onnxruntime and PyTorch, by output."""
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    names = ["logits", "prob_malignant"]
+    worst = dict.fromkeys(names, 0.0)
+    for chunk in images.split(CHUNK):
+        found = session.run(names, {"images": chunk.numpy()})
+        with torch.inference_mode():
+            expected = wrapped(chunk)
+        for name, ours, theirs in zip(names, expected, found, strict=True):
+            worst[name] = float(np.maximum(worst[name], np.abs(ours.numpy() - theirs).max()))
     return worst

@@ -8,6 +8,7 @@ the model looks at the right thing, and no outline of the lesion.
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import torch
 import torchvision
@@ -93,9 +94,10 @@ def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
     Args:
         picture: [H, W, 3] uint8 RGB.
-        heat: [H, W] float32 0-1.
+        heat: [h, w] float32 0-1, scaled to the picture's size.
 
     Returns:
         [H, W, 3] uint8 RGB.
     """
+    heat = cv2.resize(heat, (picture.shape[1], picture.shape[0]))
     return show_cam_on_image(picture.astype(np.float32) / 255, heat, use_rgb=True, image_weight=0.6)
