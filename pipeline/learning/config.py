@@ -141,7 +141,7 @@ class TrainConfig:
         """Refuse values that cannot work, each with its range."""
         positive = ("image_size", "epochs", "batch_size", "lr", "accumulate", "log_steps")
         for name in (*positive, "keep_checkpoints", "plateau_patience"):
-            self._require(name, getattr(self, name) > 0, "above 0")
+            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
         for name in ("freeze_epochs", "early_stopping", "checkpoint_steps", "threads", "seed"):
             self._require(name, getattr(self, name) >= 0, "0 or above")
         for name in ("mixup", "cutmix", "clip_norm", "focal_gamma", "checkpoint_minutes"):

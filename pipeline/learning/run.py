@@ -238,7 +238,8 @@ class Run:
 
     def say(self, line: str) -> None:
         """Print a line, on rank 0."""
-        self.accelerator.print(line, flush=True)
+        if self.accelerator.is_main_process:  # accelerator.print prints once on every machine
+            print(line, flush=True)
 
     def complete(self) -> bool:
         """Say whether all epochs are done, or early stopping ends them."""
