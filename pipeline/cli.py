@@ -1,13 +1,15 @@
 """How every command starts and fails: flags from a frozen dataclass, one message, exit code 2.
 
 A command module defines a frozen dataclass whose fields are its flags (the docstring under a
-field is its help) and calls ``run(Options, main)``. A ``DataError`` raised below becomes
-``error: ...`` on standard error and exit code 2, which is also what tyro gives a misspelt flag.
+field is its help) and calls ``parse(Options)`` inside ``guard(main)``. A ``DataError`` raised
+below becomes ``error: ...`` on standard error and exit code 2, which is also what tyro gives a
+misspelt flag.
 """
 
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
@@ -36,6 +38,7 @@ def parse(
     try:
         return tyro.cli(
             options,
+            prog=_typed(argv),
             args=argv,
             description=description,
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
@@ -43,6 +46,16 @@ def parse(
     except DataError as error:
         fail(error)
         raise  # not reached: fail() leaves
+
+
+def _typed(argv: Sequence[str] | None) -> str:
+    """Return the command as it was typed, up to its flags, for the usage line."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = (
+        f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+    )
+    given = len(sys.argv) - 1 - len(argv) if argv is not None else 0
+    return " ".join([name, *sys.argv[1 : 1 + max(given, 0)]])
 
 
 def guard(main: Callable[[], None]) -> None:
