@@ -41,7 +41,11 @@ def start(*words: str | Path, machines: int = 1) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str]:
-    text, _ = process.communicate(timeout=timeout)
+    try:
+        text, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher takes its ranks along
+        text, _ = process.communicate(timeout=60)
     return process.returncode, text
 
 

@@ -12,6 +12,9 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list
+from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from pipeline.errors import DataError
 
@@ -25,6 +28,7 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
     they are alone, and all write.
     """
     on_cpu = not torch.cuda.is_available()
+    join_after_restart(on_cpu=on_cpu)
     try:
         accelerator = Accelerator(
             cpu=on_cpu,
@@ -41,6 +45,27 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
             "accelerate launch --multi_gpu --num_processes N train.py"
         )
     return accelerator
+
+
+def join_after_restart(*, on_cpu: bool) -> None:
+    """Meet the other ranks under names of this attempt's own, where the launcher has restarted us.
+
+    The launcher's store outlives a restart (with its static rendezvous), and with it the addresses
+    of the ranks that have died: a rank that is quicker than its neighbours would call those.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    if not on_cpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False)
+    distributed.init_process_group(
+        "gloo" if on_cpu else "nccl",
+        store=PrefixStore(f"attempt-{attempt}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
 
 
 def choose_precision(flag: str, *, on_cpu: bool) -> str:
@@ -116,5 +141,5 @@ def agreed(flags: list[int], accelerator: Accelerator) -> list[int]:
     if accelerator.num_processes == 1:
         return flags
     tensor = torch.tensor(flags, device=accelerator.device)
-    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+    distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
     return tensor.tolist()

@@ -1,0 +1,38 @@
+#!/bin/bash
+# Train on two nodes of eight GPUs, and go on by itself: after a crashed rank (restarted in place),
+# and after the time limit (saved two minutes before, queued again, resumed from the checkpoint).
+#   sbatch configs/slurm.sh --shards shards/ham10000 --run-dir runs/r34 --epochs 90
+#SBATCH --job-name=ham10000
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=04:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+#SBATCH --signal=B:USR1@120
+
+set -u
+GPUS=8
+MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MAIN GPUS
+export PORT=$((29500 + SLURM_JOB_ID % 1000))
+
+again() {
+    echo "time is nearly over: saving, and queueing again"
+    kill -TERM "$STEP"   # srun hands it to the launchers, they to their ranks, which save and leave
+    wait "$STEP"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+}
+trap again USR1
+
+# each node's number is known on the node only, hence the inner shell
+srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
+    --multi_gpu --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * GPUS)) \
+    --machine_rank "$SLURM_NODEID" --main_process_ip "$MAIN" --main_process_port "$PORT" \
+    --rdzv_backend c10d --max_restarts 3 --mixed_precision bf16 \
+    train.py --checkpoint-minutes 5 "$@"' -- "$@" &
+STEP=$!
+wait "$STEP"
