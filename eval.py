@@ -31,7 +31,7 @@ from pipeline.evaluation.leak import overlap, refuse
 from pipeline.evaluation.pictures import image_quality, square
 from pipeline.evaluation.summary import summarise
 from pipeline.learning.export import export_onnx
-from pipeline.learning.gradcam import malignant_heat, overlay
+from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import malignant_probability
 from pipeline.learning.processes import make_accelerator, set_threads, usable_cores
@@ -92,7 +92,8 @@ def judge(flags: options.JudgeOptions) -> None:
     metrics["provenance"] = about.provenance()
     chosen = report.rows_to_show(frame, threshold=threshold, each=flags.cases, seed=flags.seed)
     rows = sorted({int(row) for group in chosen.values() for row in group})
-    shown = explain(model, card, [samples.read(row) for row in rows], accelerator.device)
+    jpegs, called = [samples.read(row) for row in rows], frame["predicted"].to_numpy()[rows]
+    shown = explain(model, card, jpegs, called.tolist(), accelerator.device)
     pictures = dict(zip(rows, shown, strict=True))
     report.write_report(flags.out, frame, metrics, about, pictures, chosen)
     tell(metrics, flags)
@@ -111,7 +112,7 @@ def scores(logits: np.ndarray, card: StoredModel) -> dict[str, np.ndarray]:
 
 
 def explain(
-    model: nn.Module, card: StoredModel, jpegs: list[bytes], device: torch.device
+    model: nn.Module, card: StoredModel, jpegs: list[bytes], called: list[int], device: torch.device
 ) -> list[report.Shown]:
     """Return the picture of each JPEG and the same with its Grad-CAM."""
     side = report.SHOWN_SIDE
@@ -119,7 +120,7 @@ def explain(
     if not jpegs:
         return []
     images = preprocess((decode_rgb(jpeg) for jpeg in jpegs), card).to(device)
-    maps = malignant_heat(model, images, card.task)
+    maps = decision_heat(model, images, called, card.task)
     pairs = zip(pictures, maps, strict=True)
     return [report.Shown(picture, overlay(picture, heat)) for picture, heat in pairs]
 

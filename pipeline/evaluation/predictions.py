@@ -126,7 +126,17 @@ def read(path: Path) -> pd.DataFrame:
     """Read and check a predictions.csv."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; a report folder is what eval.py writes with --out")
-    frame = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False,
-                        na_values={"age": [""]}, float_precision="round_trip")  # fmt: skip
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column in frame.columns.difference(TEXT):
+        kind = int if column in ("label", "predicted") else float
+        frame[column] = _numbers(frame[column].to_list(), kind, f"{path}: column {column}")
     check(frame, str(path))
     return frame
+
+
+def _numbers(texts: list[str], kind: type, where: str) -> np.ndarray:
+    """Texts as numbers, exactly (pandas 2 may be off by one bit); an empty one is NaN."""
+    try:
+        return np.array([kind(text or "nan") for text in texts], dtype=kind)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}; write the report again") from error

@@ -1,12 +1,12 @@
-"""Where in an image the evidence for "malignant" lies: Grad-CAM, by the grad-cam library.
+"""Where in an image the evidence for a decision lies: Grad-CAM, by the grad-cam library.
 
-    heat = malignant_heat(model, images, task="binary")   # [N, H, W] float32 0-1
+    heat = decision_heat(model, images, called, task="binary")   # [N, H, W] float32 0-1
 
 A map shows what moved the score, at the coarse grid of the last feature map. It is no proof that
 the model looks at the right thing, and no outline of the lesion.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -17,6 +17,9 @@ from pytorch_grad_cam.utils.image import show_cam_on_image
 from torch import Tensor, nn
 
 from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
+
+FINE_ENOUGH = 4
+"""Rows and columns that a map should have; small images leave the last ones fewer."""
 
 CHUNK = 16
 """Images whose gradients are held at once."""
@@ -32,17 +35,17 @@ def malignant_log_odds(logits: Tensor, task: str) -> Tensor:
 
 
 def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module:
-    """The last module whose output is a map [B, C, h, w] with more than one place.
+    """The last module whose output is a map [B, C, h, w] fine enough to point at something.
 
     Args:
         model: a torchvision classifier in eval mode.
         image: [1, 3, H, W] float32, to see shapes with.
     """
-    found: list[nn.Module] = []
+    found: list[tuple[int, nn.Module]] = []
 
     def note(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            found.append(module)
+        if isinstance(output, Tensor) and output.ndim == 4:
+            found.append((min(output.shape[2:]), module))
 
     handles = [module.register_forward_hook(note) for module in model.modules()]
     try:
@@ -51,7 +54,8 @@ def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module:
     finally:
         for handle in handles:
             handle.remove()
-    return found[-1]
+    finest = min(FINE_ENOUGH, max(side for side, _ in found))
+    return [module for side, module in found if side >= finest][-1]
 
 
 def tokens_to_map(tokens: Tensor) -> Tensor:
@@ -60,12 +64,13 @@ def tokens_to_map(tokens: Tensor) -> Tensor:
     return tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
-def malignant_heat(model: nn.Module, images: Tensor, task: str) -> np.ndarray:
-    """Grad-CAM of the log-odds of malignant.
+def decision_heat(model: nn.Module, images: Tensor, called: Sequence[int], task: str) -> np.ndarray:
+    """Grad-CAM of the log-odds of the decision taken, malignant or benign.
 
     Args:
         model: in eval mode; its gradients are left untouched.
         images: [N, 3, H, W] float32, normalised, on the model's device.
+        called: N decisions; 1 explains what speaks for malignant, 0 what speaks for benign.
         task: "binary" or "dx".
 
     Returns:
@@ -77,14 +82,15 @@ def malignant_heat(model: nn.Module, images: Tensor, task: str) -> np.ndarray:
     else:
         layer, reshape = last_feature_map(model, images[:1]), None
 
-    def evidence(logits: Tensor) -> Tensor:
-        return malignant_log_odds(logits, task)
+    def evidence_for(decision: int) -> Callable[[Tensor], Tensor]:
+        sign = 1 if decision else -1
+        return lambda logits: sign * malignant_log_odds(logits, task)
 
+    targets, parts = [evidence_for(decision) for decision in called], []
     with GradCAM(model, [layer], reshape_transform=reshape) as cam:
-        parts = [
-            cam(chunk, targets=[evidence] * len(chunk))  # type: ignore[arg-type]
-            for chunk in images.split(CHUNK)
-        ]
+        for start in range(0, len(images), CHUNK):
+            here = slice(start, start + CHUNK)
+            parts.append(cam(images[here], targets=targets[here]))  # type: ignore[arg-type]
     model.zero_grad(set_to_none=True)
     return np.concatenate(parts).astype(np.float32)
 
