@@ -125,7 +125,7 @@ def build(
     finished = _finished(store, identity, settings)
     if finished:
         return finished
-    _claim(store, identity, _stamps(source))
+    _claim(store, {"source": identity, "stamps": _stamps(source)} | _flags(settings))
     work = PackWork(source.store, store, settings.encode, settings.on_bad_image)
     receipts = _pack(work, plan.shards, engine, progress=progress)
     manifest = _publish(source, store, settings, plan.placed, receipts, identity)
@@ -175,12 +175,7 @@ def _finished(store: Store, identity: dict[str, Any], settings: BuildSettings) -
         "encode": manifest.encode,
         "name": manifest.name,
     }
-    asked = {
-        "source": identity,
-        "split": settings.describe_split(),
-        "encode": settings.encode.describe(),
-        "name": settings.name,
-    }
+    asked = {"source": identity} | _flags(settings)
     differing = [key for key in asked if asked[key] != found[key]]
     if differing:
         raise DataError(
@@ -191,9 +186,18 @@ def _finished(store: Store, identity: dict[str, Any], settings: BuildSettings) -
     return manifest
 
 
-def _claim(store: Store, identity: dict[str, Any], stamps: str) -> None:
+def _flags(settings: BuildSettings) -> dict[str, Any]:
+    """Return what the flags decide of the bytes."""
+    return {
+        "split": settings.describe_split(),
+        "encode": settings.encode.describe(),
+        "name": settings.name,
+    }
+
+
+def _claim(store: Store, build_key: dict[str, Any]) -> None:
     """Make ``store`` ready: go on from the same build, clear away another unfinished one."""
-    key = json.dumps(identity | {"stamps": stamps}, sort_keys=True).encode()
+    key = json.dumps(build_key, sort_keys=True).encode()
     earlier = store.read(KEY_NAME)
     if earlier is None and (strange := store.list()):
         raise DataError(
@@ -205,6 +209,7 @@ def _claim(store: Store, identity: dict[str, Any], stamps: str) -> None:
             _withdraw(store, name)
     if earlier != key:
         store.publish(KEY_NAME, key)
+    store.sweep()
 
 
 def _withdraw(store: Store, receipt: str) -> None:

@@ -1,6 +1,6 @@
 """Where shards are written: a store publishes each file whole or not at all.
 
-``LocalStore`` is a folder. Another store (object storage) has the same five methods; names are
+``LocalStore`` is a folder. Another store (object storage) has the same methods; names are
 paths below the root with forward slashes. A store is pickled to the workers that pack.
 """
 
@@ -37,6 +37,10 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove a file or everything below a folder; missing is fine."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove what a killed build left half-written."""
         ...
 
     def describe(self) -> str:

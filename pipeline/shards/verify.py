@@ -220,6 +220,8 @@ def _member_problems(path: Path, index: str, rows: pd.DataFrame) -> Iterator[str
         return data[int(words[1]) : int(words[1]) + int(words[2])]
 
     for words, row in zip(lines, metadata_rows(rows), strict=False):
+        if row["dx"] not in DX:  # said already
+            continue
         expected = tar_sample(row, b"")
         if payload(words[4:8]) != expected.cls:
             yield f"{path}: the class of {row['image_id']} is not that of {TABLE_NAME}"

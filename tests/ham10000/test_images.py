@@ -1,0 +1,133 @@
+import os
+import pickle
+import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.ham10000 import images
+from pipeline.ham10000.images import ImageStore, require_images
+
+
+def folder(root: Path, name: str, files: dict[str, bytes]) -> None:
+    for path, data in files.items():
+        target = root / name / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def archive(path: Path, files: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+
+
+def test_folders_and_zips_give_the_same_bytes_and_nothing_is_unpacked(tmp_path):
+    folder(tmp_path, "HAM10000_images_part_1", {"ISIC_1.jpg": b"one"})
+    archive(
+        tmp_path / "HAM10000_images_part_2.zip", {"ISIC_2.jpg": b"two", "deep/ISIC_3.JPG": b"three"}
+    )
+    before = sorted(tmp_path.rglob("*"))
+    store = ImageStore(tmp_path)
+    assert store.ids() == {"ISIC_1", "ISIC_2", "ISIC_3"}
+    assert [store.read(f"ISIC_{n}") for n in (1, 2, 3)] == [b"one", b"two", b"three"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_images_right_in_the_folder_are_found_without_parts(tmp_path):
+    folder(tmp_path, "some/where", {"ISIC_1.jpg": b"one", "ISIC_2.png": b"two", "notes.txt": b""})
+    assert ImageStore(tmp_path).ids() == {"ISIC_1", "ISIC_2"}
+
+
+def test_pickled_store_reads_in_another_process(tmp_path):
+    archive(
+        tmp_path / "HAM10000_images_part_1.zip", {f"I_{n}.jpg": bytes([n]) * 999 for n in range(40)}
+    )
+    store = ImageStore(tmp_path)
+    store.read("I_0")  # an open zip must not travel
+    assert pickle.loads(pickle.dumps(store)).read("I_7") == bytes([7]) * 999
+    with ProcessPoolExecutor(2, get_context("fork")) as pool:  # forked: shares the open file
+        found = list(pool.map(store.read, [f"I_{n}" for n in range(40)]))
+    assert found == [bytes([n]) * 999 for n in range(40)]
+
+
+def test_same_image_in_folder_and_zip_is_one_and_two_different_ones_are_refused(tmp_path):
+    folder(tmp_path, "HAM10000_images_part_1", {"ISIC_1.jpg": b"one"})
+    archive(tmp_path / "HAM10000_images_part_1.zip", {"ISIC_1.jpg": b"one"})
+    assert ImageStore(tmp_path).read("ISIC_1") == b"one"
+    archive(tmp_path / "HAM10000_images_part_2.zip", {"ISIC_1.jpg": b"another"})
+    with pytest.raises(DataError, match="two different images are called ISIC_1"):
+        ImageStore(tmp_path)
+
+
+def test_hostile_zip_names_are_only_ever_read(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    names = {"/etc/ISIC_1.jpg": b"a", "../../ISIC_2.jpg": b"b", "C:\\ISIC_3.jpg": b"c"}
+    archive(source / "HAM10000_images_part_1.zip", names)
+    before = sorted(tmp_path.rglob("*"))
+    store = ImageStore(source)
+    assert {store.read(name) for name in store.ids()} == {b"a", b"b", b"c"}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bomb_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 1000)
+    archive(tmp_path / "HAM10000_images_part_1.zip", {"ISIC_1.jpg": bytes(10**6)})
+    folder(
+        tmp_path, "HAM10000_images_part_2", {"ISIC_2.jpg": bytes(1001), "ISIC_3.jpg": bytes(1000)}
+    )
+    store = ImageStore(tmp_path)
+    for name in ("ISIC_1", "ISIC_2"):
+        with pytest.raises(DataError, match="the limit is 1,000"):
+            store.read(name)
+    assert store.read("ISIC_3") == bytes(1000)
+
+
+def test_member_that_understates_its_size_is_refused(tmp_path):
+    path = tmp_path / "HAM10000_images_part_1.zip"
+    archive(path, {"ISIC_1.jpg": bytes(10**6)})
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 24 : entry + 28] = (50).to_bytes(4, "little")  # the unpacked size, as announced
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="cannot read"):
+        ImageStore(tmp_path).read("ISIC_1")
+
+
+def test_pipes_dangling_links_and_loops_are_passed_over_but_file_links_are_read(tmp_path):
+    folder(tmp_path, "HAM10000_images_part_1", {"ISIC_1.jpg": b"one"})
+    part = tmp_path / "HAM10000_images_part_1"
+    os.mkfifo(part / "ISIC_2.jpg")
+    (part / "ISIC_3.jpg").symlink_to("/dev/zero")
+    (part / "ISIC_4.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (part / "loop").symlink_to(part)
+    (part / "ISIC_5.jpg").symlink_to(part / "ISIC_1.jpg")
+    store = ImageStore(tmp_path)
+    assert store.ids() == {"ISIC_1", "ISIC_5"}
+    assert store.read("ISIC_5") == b"one"
+
+
+def test_damaged_zip_and_damaged_member_are_said(tmp_path):
+    path = tmp_path / "HAM10000_images_part_1.zip"
+    archive(path, {"ISIC_1.jpg": bytes(range(256)) * 50})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    with pytest.raises(DataError, match=r"cannot read the zip .*part_1\.zip"):
+        ImageStore(tmp_path)
+    path.write_bytes(whole[:60] + b"\x55" + whole[61:])
+    with pytest.raises(DataError, match=r"cannot read .*ISIC_1\.jpg"):
+        ImageStore(tmp_path).read("ISIC_1")
+
+
+def test_rows_without_image_are_counted_and_named(tmp_path):
+    folder(tmp_path, "HAM10000_images_part_1", {"ISIC_1.jpg": b"one"})
+    store = ImageStore(tmp_path)
+    require_images(["ISIC_1"], store)
+    with pytest.raises(DataError, match=r"5 rows .* ISIC_2, ISIC_3, ISIC_4 and 2 more"):
+        require_images([f"ISIC_{n}" for n in range(1, 7)], store)
+    with pytest.raises(DataError, match="no image ISIC_9"):
+        store.read("ISIC_9")

@@ -1,0 +1,125 @@
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from pipeline.errors import DataError
+from pipeline.ham10000.taxonomy import DX
+from pipeline.shards.dataset import open_shards
+from pipeline.shards.format import TarSample, index_of_tar, parse_index, read_index, write_tar
+
+SAMPLES = [
+    TarSample("ISIC_0000001", b"\xff\xd8" + bytes(1000), b"4", b'{"a": 1}'),
+    TarSample("ISIC_0000002", bytes(512), b"5", b"{}"),
+    TarSample("x" * 80, bytes(1), b"0", b"{}"),
+]
+
+
+def by_tarfile(samples: list[TarSample]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            for extension, data in zip(("jpg", "cls", "json"), sample[1:], strict=True):
+                info = tarfile.TarInfo(f"{sample.image_id}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def test_tar_is_byte_for_byte_what_tarfile_writes():
+    assert write_tar(SAMPLES)[0] == by_tarfile(SAMPLES)
+
+
+def test_tar_has_no_time_owner_or_extension_header():
+    with tarfile.open(fileobj=io.BytesIO(write_tar(SAMPLES)[0])) as tar:
+        for member in tar:
+            assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
+            assert (member.uname, member.gname, member.pax_headers) == ("", "", {})
+
+
+def test_index_is_the_one_dali_writes(tmp_path):
+    tar, index = write_tar(SAMPLES)
+    (tmp_path / "a.tar").write_bytes(tar)
+    tool = Path(sys.executable).with_name("wds2idx")
+    if not tool.exists():
+        pytest.skip("DALI's wds2idx is not installed here")
+    subprocess.run([tool, tmp_path / "a.tar", tmp_path / "a.idx"], check=True, capture_output=True)
+    assert (tmp_path / "a.idx").read_bytes() == index == index_of_tar(tmp_path / "a.tar")
+
+
+def test_index_points_at_the_payloads(tmp_path):
+    tar, index = write_tar(SAMPLES)
+    (tmp_path / "a.idx").write_bytes(index)
+    found = read_index(tmp_path / "a.idx")
+    assert found.names == tuple(sample.image_id for sample in SAMPLES)
+    for sample, offset, size in zip(SAMPLES, found.jpg_offset, found.jpg_size, strict=True):
+        assert tar[offset : offset + size] == sample.jpg
+    assert found.jpg_offset.dtype == found.jpg_size.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "v1.1 0\n",
+        "v1.2 2\njpg 1 2 a.jpg cls 3 1 a.cls json 4 5 a.json\n",
+        "v1.2 1\njpg 1 2 a.jpg\n",
+        "v1.2 1\nnonsense\n",
+    ],
+)
+def test_unusable_index_is_refused(text):
+    with pytest.raises(ValueError):
+        parse_index(text)
+
+
+@pytest.mark.parametrize("cut", [1, 513, 3000])
+def test_truncated_tar_has_no_index(tmp_path, cut):
+    tar, index = write_tar(SAMPLES)
+    end = tar.rindex(b"{}") + 512
+    (tmp_path / "a.tar").write_bytes(tar[: end - cut])
+    with contextlib.suppress(DataError):
+        assert index_of_tar(tmp_path / "a.tar") != index
+
+
+def test_gnu_tar_lists_the_samples_in_order(packed):
+    shards = open_shards(packed)
+    for path in shards.split("train").tars:
+        done = subprocess.run(["tar", "tf", path], check=True, capture_output=True, text=True)
+        names = shards.samples.loc[
+            shards.samples["shard"] == path.relative_to(packed).as_posix(), "image_id"
+        ]
+        assert done.stdout.split() == [f"{n}.{e}" for n in names for e in ("jpg", "cls", "json")]
+        assert done.stderr == ""
+
+
+def test_plain_webdataset_reads_what_the_table_says(packed):
+    for split in ("train", "val", "test"):
+        part = open_shards(packed).split(split)
+        urls = [str(path) for path in part.tars]
+        read = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+        assert [sample["__key__"] for sample in read] == part.samples["image_id"].tolist()
+        for sample, row in zip(read, part.samples.to_dict("records"), strict=True):
+            assert isinstance(sample["jpg"], Image.Image) and min(sample["jpg"].size) == 64
+            assert DX[sample["cls"]] == row["dx"] == sample["json"]["dx"]
+            assert sample["json"]["lesion_id"] == row["lesion_id"]
+
+
+def test_locations_point_at_each_samples_jpeg(packed):
+    split = open_shards(packed).split("val")
+    where = split.locations()
+    for number, name in enumerate(split.samples["image_id"]):
+        tar = split.tars[where.shard[number]]
+        data = tar.read_bytes()[where.offset[number] :][: where.size[number]]
+        with tarfile.open(tar) as archive:
+            member = archive.extractfile(f"{name}.jpg")
+            assert member is not None and member.read() == data
+            described = archive.extractfile(f"{name}.json")
+            assert described is not None and json.loads(described.read())["image_id"] == name

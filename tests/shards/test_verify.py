@@ -1,0 +1,237 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.shards.dataset import ensure_intact, open_shards
+from pipeline.shards.manifest import _digest
+from pipeline.shards.verify import verify
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory, shared_source) -> Path:
+    from pipeline.shards.command_build import BuildOptions, build_shards
+
+    out = tmp_path_factory.mktemp("verify") / "shards"
+    options = BuildOptions(source=shared_source, out=out, samples_per_shard=8, workers=1)
+    build_shards(options, progress=False)
+    return out
+
+
+@pytest.fixture
+def root(clean, tmp_path, monkeypatch) -> Path:
+    """Shards that this test may damage, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Path(shutil.copytree(clean, tmp_path / "shards"))
+
+
+def first(root: Path, pattern: str) -> Path:
+    return sorted(root.glob(pattern))[0]
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def edit_manifest(root: Path, change, *, forge: bool = False) -> None:
+    path = root / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    if forge:
+        content.pop("self_sha256")
+        content["self_sha256"] = _digest(content)
+    path.write_text(json.dumps(content))
+
+
+def edit_table(root: Path, change, *, forge: bool = False) -> None:
+    path = root / "samples.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    change(table)
+    table.to_csv(path, index=False, lineterminator="\n")
+    if forge:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit_manifest(root, lambda m: m["files"].update({"samples.csv": digest}), forge=True)
+
+
+def problems(root: Path, *, quick: bool = False) -> str:
+    return "\n".join(verify(root, quick=quick, progress=False).problems)
+
+
+def test_sound_shards_have_no_problem(root):
+    assert problems(root) == problems(root, quick=True) == ""
+    verdict = verify(root, progress=False)
+    assert (verdict.samples, verdict.leaks) == (60, ())
+    assert (
+        verdict.manifest_sha256 == hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest()
+    )
+
+
+@pytest.mark.parametrize("position", [0, 600, 3000, -1])
+def test_flipped_byte_is_found(root, position):
+    path = first(root, "train/*.tar")
+    flip(path, position)
+    assert f"{path} is damaged" in problems(root)
+    open_shards(root)  # cheap checks cannot see it ...
+    with pytest.raises(DataError, match="is damaged"):  # ... the check before training does
+        ensure_intact(root, ["train"], progress=False)
+    ensure_intact(root, ["val", "test"], progress=False)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_truncated_missing_and_additional_shards_are_found(root, quick):
+    cut, gone, index = (
+        first(root, "train/*.tar"),
+        first(root, "val/*.tar"),
+        first(root, "test/*.idx"),
+    )
+    cut.write_bytes(cut.read_bytes()[:-512])
+    shutil.copy(gone, gone.with_name("ham10000-val-000099.tar"))
+    gone.unlink()
+    index.unlink()
+    found = problems(root, quick=quick)
+    assert f"{cut} has" in found and "the manifest says" in found
+    assert f"{gone} is missing" in found and f"{index} is missing" in found
+    assert "ham10000-val-000099.tar is not in the manifest" in found
+    with pytest.raises(DataError, match=r"\d more problems"):
+        open_shards(root)
+
+
+def test_index_that_disagrees_with_its_tar_is_found_even_if_forged(root):
+    index = first(root, "train/*.idx")
+    index.write_bytes(index.read_bytes().replace(b"jpg 512", b"jpg 513", 1))
+    with pytest.raises(DataError, match=r"\.idx was changed"):
+        open_shards(root)
+
+    def forge(content):
+        for shard in content["shards"]:
+            if shard["path"] == index.relative_to(root).with_suffix(".tar").as_posix():
+                shard["index_sha256"] = hashlib.sha256(index.read_bytes()).hexdigest()
+
+    edit_manifest(root, forge, forge=True)
+    assert f"{index} disagrees with its tar" in problems(root)
+
+
+def test_manifest_edited_by_hand_is_found(root):
+    edit_manifest(root, lambda content: content["split"].update(seed=7))
+    with pytest.raises(DataError, match="was changed after it was written"):
+        verify(root, progress=False)
+    with pytest.raises(DataError, match="was changed after it was written"):
+        open_shards(root)
+
+
+def test_table_edited_by_hand_is_found(root):
+    edit_table(root, lambda table: table.__setitem__("sex", "male"))
+    assert "samples.csv was changed" in problems(root, quick=True)
+    with pytest.raises(DataError, match=r"samples\.csv was changed"):
+        open_shards(root)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("dx", "vasc", "differently"),
+        ("dx", "cancer", "dx that is not one of"),
+        ("label", "1", "label that contradicts"),
+        ("split", "val", "different splits"),
+        ("shard", "train/other.tar", "shards that the manifest does not"),
+        ("age", "33.0", "is described as"),
+        ("lesion_id", "HAM_0000999", "is described as"),
+    ],
+)
+def test_forged_table_contradicts_something_else(root, column, value, words):
+    def change(table):
+        row = table.index[(table["dx"] == "nv") & (table["split"] == "train")][0]
+        table.loc[row, column] = value
+
+    edit_table(root, change, forge=True)
+    assert words in problems(root)
+
+
+def test_leak_is_a_problem_and_counts_groups_lesions_and_known_pairs(root):
+    from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
+
+    def change(table):
+        a = table.index[table["split"] == "train"][0]
+        b = table.index[table["split"] == "test"][0]
+        table.loc[b, ["group", "lesion_id"]] = table.loc[a, ["group", "lesion_id"]].to_numpy()
+        table.loc[a, "image_id"], table.loc[b, "image_id"] = SAME_LESION_PAIRS[3]
+
+    edit_table(root, change, forge=True)
+    found = problems(root, quick=True)
+    assert "1 groups are in two splits" in found
+    assert "1 lesions are in two splits" in found
+    assert "1 known pairs of one lesion are in two splits" in found
+
+
+def test_leak_of_split_by_image_is_told_but_is_no_damage(shared_source, build):
+    verdict = verify(build(shared_source, split_by="image"), progress=False)
+    assert verdict.problems == () and len(verdict.leaks) > 0
+
+
+def test_folds_are_proved_too(shared_source, build):
+    root = build(shared_source, folds=3)
+    assert verify(root, progress=False) == verify(root, progress=False)
+    assert not verify(root, progress=False).problems
+
+    def change(table):
+        a = table.index[table["fold"] == "0"][0]
+        b = table.index[table["fold"] == "1"][0]
+        table.loc[b, "group"] = table.loc[a, "group"]
+
+    edit_table(root, change, forge=True)
+    assert "groups are in two splits" in problems(root, quick=True)
+
+
+def test_other_format_version_is_refused(root):
+    edit_manifest(root, lambda content: content.update(format_version=2), forge=True)
+    with pytest.raises(DataError, match="shard format 2; this program reads format 1"):
+        open_shards(root)
+
+
+def test_folder_without_shards_is_explained(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        open_shards(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no manifest\.json"):
+        open_shards(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(DataError, match="not a shard manifest"):
+        open_shards(tmp_path)
+
+
+def test_whole_shards_are_read_once_and_again_when_touched(root, monkeypatch):
+    from pipeline.shards import intact
+
+    read: list[Path] = []
+    real = intact.file_sha256
+    monkeypatch.setattr(intact, "file_sha256", lambda path: read.append(path) or real(path))
+    ensure_intact(root, ["train"], progress=False)
+    once = len(read)
+    ensure_intact(root, ["train"], progress=False)
+    assert once == len(list(root.glob("train/*.tar"))) == len(read)
+    path = first(root, "train/*.tar")
+    flip(path, 2000)
+    with pytest.raises(DataError, match="is damaged"):
+        ensure_intact(root, ["train"], progress=False)
+    assert read[-1] == path
+
+
+def test_unwritable_cache_only_costs_a_second_reading(root, tmp_path, monkeypatch):
+    (tmp_path / "blocked").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
+    ensure_intact(root, ["train"], progress=False)
+
+
+def test_verify_command_lists_every_problem_and_leaves_with_two(root, command):
+    good = command("-m", "pipeline.shards", "verify", root)
+    assert good.returncode == 0 and "no lesion and no known pair" in good.stdout
+    flip(first(root, "train/*.tar"), 700)
+    edit_table(root, lambda table: table.__setitem__("sex", "male"))
+    bad = command("-m", "pipeline.shards", "verify", root)
+    assert bad.returncode == 2 and "Traceback" not in bad.stderr
+    assert "is damaged" in bad.stderr and "samples.csv was changed" in bad.stderr
