@@ -68,6 +68,14 @@ class Options:
     """Peak learning rate."""
     seed: int = 0
     """Of each row."""
+    only: tuple[str, ...] = ()
+    """Rows to make, by name; all when none are named."""
+
+    def __post_init__(self) -> None:
+        """Refuse rows that there are not."""
+        unknown = [name for name in self.only if name not in REMEDIES]
+        if unknown:
+            raise DataError(f"--only {unknown[0]}: no such row; rows are {', '.join(REMEDIES)}")
 
 
 def main() -> None:
@@ -79,7 +87,7 @@ def main() -> None:
         **{"lr": options.lr, "seed": options.seed, "manifest_sha256": manifest},
     }
     rows = finished(options.json, setting)
-    for name in REMEDIES:
+    for name in options.only or REMEDIES:
         if name not in rows:
             rows[name] = judge(options, train(options, name))
             options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +114,7 @@ def train(options: Options, name: str) -> Path:
     """Train a row, or go on with it, and return its run folder."""
     run = options.runs / name.replace(" ", "-").lower()
     if name == "SMOTE refit" and not run.exists():  # its network is that of the first row
-        shutil.copytree(options.runs / "none", run, symlinks=True)
+        shutil.copytree(train(options, "none"), run, symlinks=True)
     words = [
         *("--shards", options.shards, "--run-dir", run, "--arch", options.arch),
         *("--image-size", options.image_size, "--epochs", options.epochs),
