@@ -1,0 +1,136 @@
+"""How long a judgement takes apart from inference: figures, intervals, plots, pictures, report.
+
+    python -m benchmarks.evaluation [--images 10000] [--json out.json]
+
+Predictions and JPEGs are made up; each stage is timed once, in seconds.
+"""
+
+import io
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from pipeline.cli import guard, parse
+from pipeline.evaluation.bootstrap import resample
+from pipeline.evaluation.card import Subject
+from pipeline.evaluation.metrics import binary_metrics
+from pipeline.evaluation.pictures import image_quality, square
+from pipeline.evaluation.report import SHOWN_SIDE, Shown, rows_to_show, write_report
+from pipeline.evaluation.summary import summarise
+from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+
+SHARES = (0.033, 0.051, 0.110, 0.011, 0.111, 0.670, 0.014)
+"""HAM10000's diagnoses, about."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to time."""
+
+    images: int = 10_000
+    """Predictions to judge."""
+    resamples: int = 2000
+    """Bootstrap resamples of lesions."""
+    json: Path | None = None
+    """Where to write the seconds, besides the table."""
+
+
+def made_up(n: int) -> pd.DataFrame:
+    """Predictions of seven classes in HAM10000's proportions, four images to three lesions."""
+    rng = np.random.default_rng(0)
+    lesion = np.arange(n) * 3 // 4
+    dx = rng.choice(len(DX), n, p=SHARES)[lesion]
+    label = np.array(DX_IS_MALIGNANT)[dx]
+    prob = 1 / (1 + np.exp(-(rng.normal(size=n) + 1.8 * label - 1.4)))
+    names = [f"HAM_{k:07d}" for k in lesion]
+    frame = pd.DataFrame({
+        "image_id": [f"ISIC_{k:07d}" for k in range(n)], "lesion_id": names, "group": names,
+        "dx": np.array(DX)[dx], "label": label, "prob_malignant": prob,
+        "predicted": (prob >= 0.4).astype(int), "prob_uncalibrated": prob,
+        "age": rng.choice([20.0, 35.0, 50.0, 65.0, 80.0], n),
+        "sex": rng.choice(["male", "female"], n),
+        "localization": rng.choice([f"site {k}" for k in range(15)], n),
+        "dx_type": rng.choice(["histo", "follow_up", "consensus", "confocal"], n),
+    })  # fmt: skip
+    frame[[f"prob_{name}" for name in DX]] = rng.dirichlet(np.ones(len(DX)), n)
+    return frame
+
+
+def jpeg() -> bytes:
+    """A JPEG of 341 x 256 pixels, as shards of --image-size 256 hold them."""
+    noise = np.random.default_rng(0).integers(0, 255, (16, 22, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).resize((341, 256)).save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+def subject() -> Subject:
+    """A subject to fill the card with."""
+    card = {
+        "arch": "resnet34", "task": "dx", "dropout": 0.0, "image_size": 224, "epoch": 1, "step": 1,
+        "seed": 0, "weights_sha256": "", "git_revision": "", "val_roc_auc": None, "threshold": 0.4,
+        "temperature": 1.0, "target_sensitivity": None, "manifest_sha256": "",
+    }  # fmt: skip
+    manifest = {
+        "source": {}, "split": {"by": "lesion", "val_fraction": 0.2, "test_fraction": 0.15,
+        "seed": 0}, "encode": {}, "labels": "dx", "counts": {"train": 0, "val": 0, "test": 0},
+    }  # fmt: skip
+    return Subject(
+        checkpoint="made up", card=card, shards="made up", split="test", manifest=manifest,
+        manifest_sha256="", leak={"images": 0}, seen=0, threshold_given=False, tta="none",
+        precision="float32", backend="none", command="", revision="", versions={},
+    )  # fmt: skip
+
+
+def timed(options: Options) -> dict[str, float]:
+    """Run each stage once: {stage: seconds}."""
+    frame, data, seconds = made_up(options.images), jpeg(), {}
+    start = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal start
+        seconds[stage] = round(time.perf_counter() - start, 3)
+        start = time.perf_counter()
+
+    few = frame.iloc[:2000]
+    arrays = [few[c].to_numpy() for c in ("label", "prob_malignant", "predicted")]
+    resample(lambda w: binary_metrics(*arrays, w), few["group"].to_numpy(),
+             resamples=options.resamples)  # fmt: skip
+    lap("bootstrap of the headlines of 2,000 images (not in the total)")
+    quality = image_quality(lambda _: data, range(len(frame)), workers=os.cpu_count() or 1)
+    frame[["sharpness", "brightness"]] = quality
+    lap("sharpness and brightness")
+    metrics = summarise(frame, threshold=0.4, resamples=options.resamples)
+    metrics["provenance"] = subject().provenance()
+    lap("figures and intervals")
+    chosen = rows_to_show(frame, threshold=0.4, each=16, seed=0)
+    rows = {int(row) for group in chosen.values() for row in group}
+    shown = {row: Shown(square(data, SHOWN_SIDE), square(data, SHOWN_SIDE)) for row in rows}
+    lap("pictures")
+    with tempfile.TemporaryDirectory() as folder:
+        write_report(Path(folder) / "report", frame, metrics, subject(), shown, chosen)
+        lap("plots, sheets, report")
+    seconds["total"] = round(sum(list(seconds.values())[1:]), 3)
+    return seconds
+
+
+def main() -> None:
+    """Time, print, and keep."""
+    options = parse(Options, description="Time a judgement apart from inference.")
+    seconds = timed(options)
+    for stage, value in seconds.items():
+        print(f"{value:8.2f} s  {stage}")
+    if options.json:
+        content = {"images": options.images, "cores": os.cpu_count(), "seconds": seconds}
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    guard(main)
