@@ -40,8 +40,13 @@ _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 class Augmentation:
     """Parameters of ``n`` samples, which a backend applies as they stand."""
 
+    shrink: np.ndarray
+    """``[n] int32``: 1, 2, 4 or 8, by which a source is reduced first, smoothly, sides rounded up;
+    bilinear sampling alone skips pixels where it takes a source two or more times down."""
+
     matrix: np.ndarray
-    """``[n, 2, 3] float32``: output pixel (x, y, 1) to source pixel; a pixel's centre is at .5."""
+    """``[n, 2, 3] float32``: output pixel (x, y, 1) to pixel of the (shrunk) source; a pixel's
+    centre is at .5."""
 
     colour: np.ndarray
     """``[n, 3, 3] float32``: RGB 0 to 255, as a column, to normalised RGB, before the offset."""
@@ -56,7 +61,8 @@ class Augmentation:
     """``[n] int32``, an index into ``PIXEL_OPERATORS``; applied between geometry and colour."""
 
     strength: np.ndarray
-    """``[n] float32``, of that operator: sharpness factor, bits kept, threshold of solarize."""
+    """``[n] float32``, of that operator: sharpness factor, mask of the bits that posterize keeps,
+    threshold of solarize."""
 
 
 def uniforms(seed: int, epoch: int, stream: int, start: int, count: int) -> np.ndarray:
@@ -91,7 +97,9 @@ def draw(
         factors[:, :3] *= trivial.factors
         operator, strength = trivial.operator, trivial.strength
     colour, offset = _colour(factors)
+    matrix, shrink = _shrink(matrix)
     return Augmentation(
+        shrink=shrink,
         matrix=matrix.astype(np.float32),
         colour=colour.astype(np.float32),
         offset=offset.astype(np.float32),
@@ -143,6 +151,13 @@ def _compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     linear = outer[:, :, :2] @ inner[:, :, :2]
     shift = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
     return np.concatenate([linear, shift], axis=2)
+
+
+def _shrink(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``matrix`` for sources reduced by the second result, ``[n]``: 1, 2, 4 or 8."""
+    step = np.linalg.norm(matrix[:, :, :2], axis=1).min(axis=1)  # source pixels an output pixel
+    shrink = 2 ** np.clip(np.floor(np.log2(step)), 0, 3).astype(np.int32)
+    return matrix / shrink[:, None, None], shrink
 
 
 def _colour_factors(preset: TrainPreset, random: np.ndarray) -> np.ndarray:
@@ -203,7 +218,7 @@ def _draw_trivial(random: np.ndarray, image_size: int) -> _Trivial:
     factor = 1 + 0.99 * signed
     names = [name if name in PIXEL_OPERATORS else "none" for name in TRIVIAL]
     codes = np.array([PIXEL_OPERATORS.index(name) for name in names], dtype=np.int32)
-    strength = of("sharpness", factor) + of("posterize", 8 - np.rint(6 * level))
+    strength = of("sharpness", factor) + of("posterize", 256 - 2 ** np.rint(6 * level))
     return _Trivial(
         shift=_about_centre(linear, centre, image_size),
         factors=np.stack(

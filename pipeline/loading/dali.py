@@ -8,20 +8,24 @@ gives the same augmentation as the portable backend. Batches reach torch without
 and without waiting for the GPU: DALI makes the consumer's stream wait instead of the host.
 """
 
+import itertools
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import simplejpeg
 import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
 from pipeline.loading.ahead import ahead
-from pipeline.loading.augment import draw
+from pipeline.loading.augment import PIXEL_OPERATORS, draw
 from pipeline.loading.batch import Batch, empty_batch
+from pipeline.loading.pixel_operators import sharpness_kernel
 from pipeline.loading.presets import MEAN, STD, TrainPreset, eval_geometry
-from pipeline.loading.samples import Samples
+from pipeline.loading.samples import Samples, out_of_memory
 from pipeline.loading.schedule import Request, Schedule
 
 PREFETCH = 2
@@ -34,6 +38,9 @@ READ_THREADS = 2
 """Threads that read them; the time goes into the storage, not into Python."""
 
 Inputs = tuple[Any, ...]
+
+operators_of: Any = fn  # its operators are made at import, unseen by type checkers
+_UINT8 = types.DALIDataType.UINT8
 
 
 class DaliLoader:
@@ -105,13 +112,19 @@ class DaliLoader:
             start=request.position,
         )
         corner, opposite = drawn.erase[:, :2], drawn.erase[:, 2:]
+        shrunk = -(-sizes // drawn.shrink[:, None])
         return (
             encoded,
+            drawn.shrink > 1,
+            shrunk.astype(np.float32)[:, ::-1].copy(),
             drawn.matrix,
             drawn.colour,
             drawn.offset,
             corner.astype(np.float32),
             (opposite - corner).astype(np.float32),
+            drawn.operator,
+            drawn.strength,
+            np.array([sharpness_kernel(factor) for factor in drawn.strength], dtype=np.float32),
         )
 
     def _images(self, request: Request) -> torch.Tensor:
@@ -147,7 +160,9 @@ class DaliLoader:
                 prefetch_queue_depth=PREFETCH,
                 exec_dynamic=True,
             )
-            self._pipe.build()
+            with warnings.catch_warnings():  # a preset need not use every parameter
+                warnings.filterwarnings("ignore", message="The external source node")
+                self._pipe.build()
         return self._pipe
 
     def _drain(self) -> None:
@@ -171,6 +186,17 @@ class DaliLoader:
 
         DALI fails a batch as a whole, and up to ``PREFETCH`` batches ahead of the one asked for.
         """
+        if "memory" in str(error).lower():
+            return out_of_memory(error)
+        first = request.batch
+        for later in itertools.islice(
+            self._schedule.requests(request.epoch, first), PREFETCH + READ_AHEAD + 1
+        ):
+            for number in map(int, later.samples):
+                try:
+                    simplejpeg.decode_jpeg(self._samples.read(number))
+                except ValueError as reason:
+                    return self._samples.undecodable(number, reason)
         return error
 
 
@@ -197,22 +223,56 @@ def _decode(jpeg: Any, operators: str) -> Any:
     )
 
 
-@pipeline_def
+@pipeline_def(enable_conditionals=True)
 def _train_pipeline(source: Any, image_size: int, preset: TrainPreset, operators: str) -> Any:
-    jpeg, matrix, colour, offset, corner, size = fn.external_source(
-        source, num_outputs=6, batch=True, no_copy=True
+    jpeg, shrinks, shrunk, matrix, colour, offset, corner, size, operator, strength, kernel = (
+        fn.external_source(source, num_outputs=11, batch=True, no_copy=True)
     )
+    images: Any = _decode(jpeg, operators)
+    if cast(Any, shrinks):  # AutoGraph: by sample
+        images = fn.resize(
+            images, size=shrunk, interp_type=types.DALIInterpType.INTERP_LINEAR, antialias=True
+        )
     images = fn.warp_affine(
-        _decode(jpeg, operators),
+        images,
         matrix=matrix,
         size=(image_size, image_size),
         inverse_map=True,
         interp_type=types.DALIInterpType.INTERP_LINEAR,
     )
+    if preset.trivial:
+        if operators == "gpu":
+            strength, kernel = strength.gpu(), kernel.gpu()
+        images = _pixel_operators(images, operator, strength, kernel)
     images = fn.coord_transform(images, M=colour, T=offset, dtype=types.DALIDataType.FLOAT)
     if preset.erase:
         images = fn.erase(images, anchor=corner, shape=size, axis_names="WH", fill_value=0.0)
     return images
+
+
+def _pixel_operators(images: Any, operator: Any, strength: Any, kernel: Any) -> Any:
+    """Apply the operator that each sample drew, as ``pixel_operators`` does; AutoGraph's ``if``."""
+    if operator == PIXEL_OPERATORS.index("sharpness"):
+        images = operators_of.filter(images, kernel)
+    elif operator == PIXEL_OPERATORS.index("posterize"):
+        images = images & fn.cast(strength, dtype=_UINT8)
+    elif operator == PIXEL_OPERATORS.index("solarize"):
+        kept = images < strength
+        images = kept * images + (kept ^ True) * (types.Constant(255, dtype=_UINT8) - images)
+    elif operator == PIXEL_OPERATORS.index("autocontrast"):
+        images = _autocontrast(images)
+    elif operator == PIXEL_OPERATORS.index("equalize"):
+        images = operators_of.equalize(images)
+    return images
+
+
+def _autocontrast(images: Any) -> Any:
+    """Stretch each channel to 0 to 255; one with a single value stays as it is."""
+    low: Any = fn.reductions.min(images, axis_names="HW", keep_dims=True)
+    spread = fn.reductions.max(images, axis_names="HW", keep_dims=True) - low
+    varies = spread > 0
+    divisor = spread * varies + types.Constant(255, dtype=_UINT8) * (varies ^ True)
+    return fn.cast_like((images - low * varies) * (255 / divisor), images)
 
 
 @pipeline_def

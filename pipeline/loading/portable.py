@@ -21,10 +21,11 @@ from torchvision.transforms.v2 import functional as F
 from webdataset.pipeline import DataPipeline
 
 from pipeline.loading.ahead import ahead
-from pipeline.loading.augment import Augmentation, draw
+from pipeline.loading.augment import PIXEL_OPERATORS, Augmentation, draw
 from pipeline.loading.batch import Batch, empty_batch
+from pipeline.loading.pixel_operators import apply_pixel_operator
 from pipeline.loading.presets import MEAN, STD, TrainPreset, eval_geometry
-from pipeline.loading.samples import Samples
+from pipeline.loading.samples import Samples, out_of_memory
 from pipeline.loading.schedule import Request, Schedule
 
 BATCHES_AHEAD = 3
@@ -149,8 +150,12 @@ class PortableLoader:
                 continue
             images = work.images.permute(0, 3, 1, 2)
             labels = torch.from_numpy(self._samples.labels[numbers])
+            try:
+                images = images.to(self._device, non_blocking=True)
+            except torch.OutOfMemoryError as error:
+                raise out_of_memory(error) from error
             yield Batch(
-                images=images.to(self._device, non_blocking=True),
+                images=images,
                 labels=labels.to(self._device, non_blocking=True),
                 image_ids=tuple(self._samples.image_ids[number] for number in numbers),
             )
@@ -186,6 +191,24 @@ def decode_rgb(jpeg: bytes) -> np.ndarray:
     return simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
 
 
+def decode_shrunk(jpeg: bytes, shrink: int) -> np.ndarray:
+    """Return ``[H / shrink, W / shrink, 4] uint8 0-255``, reduced while decoding: RGB and a filler.
+
+    ``shrink`` is 1, 2, 4 or 8: the sizes that a JPEG's 8 x 8 blocks can be decoded at, which costs
+    less than decoding at full size and is an average over the pixels left out.
+    """
+    if shrink == 1:
+        return simplejpeg.decode_jpeg(jpeg, colorspace="RGBA")
+    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+    return simplejpeg.decode_jpeg(
+        jpeg,
+        colorspace="RGBA",
+        min_height=-(-int(height) // shrink),
+        min_width=-(-int(width) // shrink),
+        min_factor=1,
+    )
+
+
 def render_train(jpeg: bytes, augmentation: Augmentation, index: int, out: np.ndarray) -> None:
     """Decode a JPEG and apply the parameters of sample ``index`` of ``augmentation``.
 
@@ -195,7 +218,7 @@ def render_train(jpeg: bytes, augmentation: Augmentation, index: int, out: np.nd
         index: of this sample among them.
         out: ``[S, S, 3] float32``, receives the normalised image.
     """
-    source = simplejpeg.decode_jpeg(jpeg, colorspace="RGBA")
+    source = decode_shrunk(jpeg, int(augmentation.shrink[index]))
     matrix = augmentation.matrix[index].astype(np.float64)
     matrix[:, 2] += matrix[:, :2].sum(axis=1) / 2 - 0.5  # OpenCV: a pixel's centre is at 0
     warped = cv2.warpAffine(
@@ -205,7 +228,11 @@ def render_train(jpeg: bytes, augmentation: Augmentation, index: int, out: np.nd
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    image = cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+    image = apply_pixel_operator(
+        cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB),
+        PIXEL_OPERATORS[augmentation.operator[index]],
+        float(augmentation.strength[index]),
+    )
     colour = np.concatenate(
         [augmentation.colour[index], augmentation.offset[index][:, None]], axis=1
     )

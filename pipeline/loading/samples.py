@@ -96,6 +96,16 @@ class Samples:
         self._files.close()
 
 
+def out_of_memory(error: Exception) -> DataError:
+    """Return the error that says what to do when a batch does not fit on the GPU."""
+    return DataError(
+        "out of memory while making a batch on the GPU: use a smaller --batch-size or "
+        "--image-size, or --backend portable, which decodes on the CPU; see with nvidia-smi "
+        "whether another process holds the memory. "
+        f"The library said: {str(error).splitlines()[0]}"
+    )
+
+
 def _dx_index(dx: Iterable[str]) -> np.ndarray:
     table = {name: index for index, name in enumerate(DX)}
     return np.array([table[each] for each in dx], dtype=np.int64)

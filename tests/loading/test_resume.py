@@ -1,0 +1,49 @@
+"""A loader goes on exactly where another stopped, and does not depend on its threads."""
+
+import itertools
+
+import pytest
+import torch
+
+from pipeline.errors import DataError
+
+
+def same(first, second) -> bool:
+    return torch.equal(first.images, second.images) and first.image_ids == second.image_ids
+
+
+@pytest.mark.parametrize("backend", ["dali", "portable"])
+@pytest.mark.parametrize("flags", [{"augment": "strong"}, {"mixup": 0.4, "cutmix": 1.0}])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_resumed_batches_are_those_of_an_undisturbed_loader(
+    loader, backend: str, flags: dict, rank: int
+) -> None:
+    common = {"backend": backend, "rank": rank, "world_size": 2, "batch_size": 8, **flags}
+    whole = list(loader(threads=2, **common).epoch(3))
+    rest = list(loader(threads=1, **common).epoch(3, start=2))
+    assert len(whole) > 2
+    assert len(rest) == len(whole) - 2
+    assert all(same(a, b) for a, b in zip(whole[2:], rest, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["dali", "portable"])
+def test_an_epoch_that_was_left_does_not_leak_into_the_next(loader, backend: str) -> None:
+    used = loader(backend=backend)
+    list(itertools.islice(used.epoch(0), 2))
+    fresh = list(loader(backend=backend).epoch(1))
+    assert all(same(a, b) for a, b in zip(used.epoch(1), fresh, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["dali", "portable"])
+def test_more_ranks_than_batches_get_empty_ones(loader, train_split, backend: str) -> None:
+    flags = {"phase": "eval", "backend": backend, "batch_size": 50, "world_size": 5}
+    got = [list(loader(rank=rank, **flags).epoch(0)) for rank in range(5)]
+    assert {len(batches) for batches in got} == {1}
+    assert got[4][0].images.shape == (0, 3, 64, 64)
+    ids = [each for batches in got for batch in batches for each in batch.image_ids]
+    assert ids == train_split.samples["image_id"].to_list()
+
+
+def test_a_split_smaller_than_a_global_batch_is_refused(loader) -> None:
+    with pytest.raises(DataError, match="too small"):
+        loader(batch_size=1000)
