@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pipeline.shards.dataset import Split
 
 Backend = Literal["auto", "dali", "portable"]
-"""``auto`` is DALI on a GPU, and the portable backend on a CPU, where it takes a quarter of the
-time that DALI's CPU operators take."""
+"""``auto`` is DALI on a GPU, and the portable backend on a CPU, where it took 1.0 ms of
+processor time an image and DALI's CPU operators 2.7 (256-pixel files, 224 pixels out, strong)."""
 
 BalanceBy = Literal["binary", "dx"]
 """Whether classes are malignant and benign, or the seven diagnoses."""
