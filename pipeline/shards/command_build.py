@@ -17,10 +17,12 @@ from pipeline.shards.build import BuildPlan, BuildSettings, build, make_plan
 from pipeline.shards.encode import EncodeSettings
 from pipeline.shards.engine import run_here
 from pipeline.shards.manifest import Manifest
+from pipeline.shards.object_store import mirrored, source_cache, store_for
 from pipeline.shards.pairs import largest_component, read_pairs
 from pipeline.shards.plan import LEFT_OUT, SplitPolicy, part_of
+from pipeline.shards.ray_engine import run_on_ray
 from pipeline.shards.splits import crossing
-from pipeline.shards.store import LocalStore, file_sha256
+from pipeline.shards.store import file_sha256
 from pipeline.shards.tables import LEFT_OUT_NAME
 
 TEST_FRACTION = 0.15
@@ -31,13 +33,17 @@ class BuildOptions:
     """Flags of ``build``."""
 
     source: Path
-    """Folder with the images and their metadata."""
+    """Folder (or s3://bucket/prefix, fetched once) with the images and their metadata."""
     out: Path = Path("shards/ham10000")
-    """Folder to write; started again with the same flags, an unfinished build goes on."""
+    """Folder or s3://bucket/prefix to write; an unfinished build goes on where it stopped."""
     image_size: int | None = None
     """Pixels of the shorter side; larger images shrink to it. Without it bytes stay untouched."""
     workers: int = 0
     """Processes; 0 is one a core. The result does not depend on it."""
+    engine: Literal["local", "ray"] = "local"
+    """ray packs on a cluster: the same plan, the same bytes."""
+    address: str | None = None
+    """Of the Ray cluster, as in auto; without it one is started on this machine."""
     samples_per_shard: int = 250
     """Most samples of one shard."""
     split_by: Literal["lesion", "image"] = "lesion"
@@ -80,13 +86,13 @@ def build_shards(options: BuildOptions, *, progress: bool = True) -> Manifest:
     Raises:
         DataError: whatever the user can mend.
     """
-    source = open_source(options.source)
+    source = open_source(mirrored(options.source, source_cache(), progress=progress).absolute())
     settings = settings_for(options, source)
     plan = make_plan(source, settings)
     for note in [*source.notes, *plan_notes(options, settings, plan)]:
         print(f"note: {note}", file=sys.stderr, flush=True)
-    engine = run_here(options.workers)
-    return build(plan, source, LocalStore(options.out), settings, engine, progress=progress)
+    engine = run_here(options.workers) if options.engine == "local" else run_on_ray(options.address)
+    return build(plan, source, store_for(options.out), settings, engine, progress=progress)
 
 
 def settings_for(options: BuildOptions, source: Source) -> BuildSettings:

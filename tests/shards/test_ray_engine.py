@@ -1,0 +1,99 @@
+"""The cluster's engine: the same bytes, also when a worker is killed in the middle."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.ham10000.source import open_source
+from pipeline.shards.build import BuildSettings, build, make_plan
+from pipeline.shards.encode import EncodeSettings
+from pipeline.shards.engine import run_here
+from pipeline.shards.plan import SplitPolicy
+from pipeline.shards.ray_engine import run_on_ray
+from pipeline.shards.store import LocalStore
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = BuildSettings("demo", SplitPolicy(), EncodeSettings(32), samples_per_shard=10)
+
+
+@dataclass(frozen=True)
+class DeadlyStore(LocalStore):
+    """A store whose writer is killed, once, right after its second shard's tar is in place."""
+
+    root: Path
+    marker: Path
+
+    def publish(self, name: str, data: bytes) -> None:
+        super().publish(name, data)
+        if name.endswith("000002.tar"):
+            try:
+                self.marker.open("x").close()
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_cluster_gives_the_bytes_of_one_machine_though_a_worker_is_killed(
+    cluster: None, synthetic_source: Path, tmp_path: Path
+) -> None:
+    source = open_source(synthetic_source)
+    plan = make_plan(source, SETTINGS)
+    build(plan, source, LocalStore(tmp_path / "here"), SETTINGS, run_here(1), progress=False)
+    calm = LocalStore(tmp_path / "calm")
+    build(plan, source, calm, SETTINGS, run_on_ray(), progress=False)
+    deadly = DeadlyStore(tmp_path / "deadly", tmp_path / "killed")
+    build(plan, source, deadly, SETTINGS, run_on_ray(), progress=False)
+    assert (tmp_path / "killed").exists()
+    assert files(tmp_path / "calm") == files(tmp_path / "here")
+    assert files(tmp_path / "deadly") == files(tmp_path / "here")
+
+
+def test_a_bad_image_on_the_cluster_is_the_same_clear_message(
+    cluster: None, synthetic_source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for path in synthetic_source.iterdir():
+        (folder / path.name).symlink_to(path) if path.is_file() else (folder / path.name).mkdir()
+    for path in synthetic_source.glob("*/*.jpg"):
+        (folder / path.parent.name / path.name).write_bytes(path.read_bytes())
+    victim = next(folder.glob("*/*.jpg"))
+    victim.write_bytes(victim.read_bytes()[:500])
+    source = open_source(folder)
+    plan = make_plan(source, SETTINGS)
+    with pytest.raises(DataError, match=f"bad image {victim.stem}"):
+        build(plan, source, LocalStore(tmp_path / "out"), SETTINGS, run_on_ray(), progress=False)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_no_cluster_at_an_address_is_one_clear_message(
+    command: Callable[..., subprocess.CompletedProcess[str]], synthetic_source: Path, tmp_path: Path
+) -> None:
+    words = ["build", "--source", synthetic_source, "--out", tmp_path / "out"]
+    done = command("-m", "pipeline.shards", *words, "--engine", "ray", "--address", "127.0.0.1:1")
+    assert done.returncode == 2, done.stderr
+    assert "error: no Ray cluster at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
