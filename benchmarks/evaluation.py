@@ -100,9 +100,12 @@ def timed(options: Options) -> dict[str, float]:
         start = time.perf_counter()
 
     few = frame.iloc[:2000]
-    arrays = [few[c].to_numpy() for c in ("label", "prob_malignant", "predicted")]
-    resample(lambda w: binary_metrics(*arrays, w), few["group"].to_numpy(),
-             resamples=options.resamples)  # fmt: skip
+    label, prob, predicted = (few[c].to_numpy() for c in ("label", "prob_malignant", "predicted"))
+    resample(
+        lambda weights: binary_metrics(label, prob, predicted, weights),
+        few["group"].to_numpy(),
+        resamples=options.resamples,
+    )
     lap("bootstrap of the headlines of 2,000 images (not in the total)")
     quality = image_quality(lambda _: data, range(len(frame)), workers=os.cpu_count() or 1)
     frame[["sharpness", "brightness"]] = quality
