@@ -28,7 +28,8 @@ REQUIRED = (*CORE, "group", *METADATA)
 
 IS_MALIGNANT = dict(zip(DX, DX_IS_MALIGNANT, strict=True))
 
-TEXT = ("image_id", "lesion_id", "dx", "group", "sex", "localization", "dx_type", "predicted_dx")
+WHOLE, REAL = ("label", "predicted"), ("age", "sharpness", "brightness")
+"""Columns of numbers, besides those that begin with ``prob_``; all others are text."""
 
 
 def assemble(
@@ -127,8 +128,9 @@ def read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} does not exist; a report folder is what eval.py writes with --out")
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for column in frame.columns.difference(TEXT):
-        kind = int if column in ("label", "predicted") else float
+    numbers = [c for c in frame if c in (*WHOLE, *REAL) or str(c).startswith("prob_")]
+    for column in numbers:
+        kind = int if column in WHOLE else float
         frame[column] = _numbers(frame[column].to_list(), kind, f"{path}: column {column}")
     check(frame, str(path))
     return frame

@@ -13,10 +13,12 @@ def broken(frame, **columns):
 
 def test_predictions_read_back_bit_for_bit(tmp_path, predictions):
     predictions["prob_malignant"] = np.random.default_rng(0).random(len(predictions))
+    predictions["shard"] = "test/x-test-000000.tar"  # what else the shards' table holds
     write(predictions, tmp_path / "predictions.csv")
     again = read(tmp_path / "predictions.csv")
     for column in ("prob_malignant", "prob_uncalibrated", "prob_mel", "sharpness", "age"):
         np.testing.assert_array_equal(again[column], predictions[column])
+    assert set(again["shard"]) == {"test/x-test-000000.tar"}
     assert list(again["lesion_id"]) == list(predictions["lesion_id"])
 
 
