@@ -78,8 +78,12 @@ class ObjectStore:
             DataError: the storage refuses or cannot be reached.
         """
         system, root = self._connect()
-        with self._told(f"write {name} ({len(data):,} bytes) to"):
-            system.pipe_file(f"{root}/{name}", data)
+        what = f"write {name} ({len(data):,} bytes) to"
+        try:
+            with self._told(what):
+                system.pipe_file(f"{root}/{name}", data)
+        except FileNotFoundError as error:  # of a bucket; a key needs no folder
+            raise DataError(f"cannot {what} {self.url}: {error}; make the bucket first") from error
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of an object, None where there is none."""

@@ -8,20 +8,15 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.ham10000.source import open_source
-from pipeline.shards.build import BuildSettings, build, make_plan
 from pipeline.shards.dataset import ensure_intact, open_shards
-from pipeline.shards.encode import EncodeSettings
-from pipeline.shards.engine import run_here
 from pipeline.shards.object_store import ObjectStore, cached, is_remote, mirrored, store_for
-from pipeline.shards.plan import SplitPolicy
 from pipeline.shards.store import LocalStore
 
 
@@ -115,20 +110,19 @@ def test_a_store_holds_what_was_published_and_nothing_else(endpoint: str) -> Non
 
 
 def test_a_build_in_a_bucket_has_the_bytes_of_one_on_a_disk(
-    endpoint: str, synthetic_source: Path, tmp_path: Path
+    endpoint: str,
+    synthetic_source: Path,
+    tmp_path: Path,
+    command: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    source = open_source(synthetic_source)
-    settings = BuildSettings("demo", SplitPolicy(), EncodeSettings(32), samples_per_shard=20)
-    plan = make_plan(source, settings)
-    local = build(
-        plan, source, LocalStore(tmp_path / "disk"), settings, run_here(1), progress=False
-    )
-    store = ObjectStore("s3://shards/built")
-    remote = build(plan, source, store, settings, run_here(2), progress=False)
-    assert remote == local
-    assert objects("built/") == files(tmp_path / "disk")
-    again = build(plan, source, store, settings, run_here(1), progress=False)
-    assert again == local
+    words = ["-m", "pipeline.shards", "build", "--source", synthetic_source]
+    words += ["--image-size", "32", "--samples-per-shard", "20", "--workers", "2", "--out"]
+    for out in (tmp_path / "disk", "s3://shards/built", "s3://shards/built"):
+        done = command(*words, out)
+        assert done.returncode == 0, done.stderr
+    assert objects("built/") == {
+        name: data for name, data in files(tmp_path / "disk").items() if "/." not in f"/{name}"
+    }
 
 
 def test_cached_shards_are_fetched_once_and_proven(
