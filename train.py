@@ -22,6 +22,7 @@ from pipeline.learning.finish import finish
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.optim import set_rate
 from pipeline.learning.prepare import prepare
+from pipeline.learning.probability import require_diagnoses
 from pipeline.learning.processes import Interrupted, make_accelerator, set_threads
 from pipeline.learning.run import Run
 from pipeline.learning.schedule import momentum_at, rate_factor
@@ -41,7 +42,8 @@ def main() -> None:
     with accelerator.main_process_first():
         shards = open_shards(config.shards)
         ensure_intact(shards.root, ["train", "val"])
-    train_split, val_split = shards.split("train"), shards.split("val")
+    require_diagnoses(config.task, shards.manifest.labels, config.shards)
+    train_split, val_split = (shards.split(name, fold=config.fold) for name in ("train", "val"))
 
     # -- model, loss, optimizer, tracker, and where an earlier run of this command got to
     run = prepare(

@@ -31,6 +31,8 @@ class TrainConfig:
 
     shards: Path = Path("shards/ham10000")
     """Folder that `python -m pipeline.shards build` made."""
+    fold: int | None = None
+    """The fold to validate on, from 0, for shards built with --folds; the others are trained on."""
     run_dir: Path = Path("runs/default")
     """Folder of this run: history, checkpoints, best model. The same one again resumes."""
     arch: str = "resnet34"
@@ -103,8 +105,8 @@ class TrainConfig:
     seed: int = 0
     """Decides initial weights, order of samples, augmentation, dropout."""
     backend: Literal["auto", "dali", "portable"] = "auto"
-    """Who decodes: dali (GPU or CPU), portable (webdataset and torchvision), auto (dali where it
-    is installed)."""
+    """Who decodes: dali (on a GPU, or with its CPU operators), portable (webdataset, simplejpeg,
+    OpenCV, torchvision), auto (DALI on a GPU; the portable one on a CPU, where it is faster)."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto: the launcher's precision where that is not "no", else bf16 where the device has it."""
     compile: bool = False

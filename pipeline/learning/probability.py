@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import softmax
 
+from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 
 Task = Literal["binary", "dx"]
@@ -38,3 +39,18 @@ def task_targets(dx_index: np.ndarray, task: str) -> np.ndarray:
     """Return the class index of the task, int64 [N], from the dx index, int [N]."""
     dx_index = np.asarray(dx_index, dtype=np.int64)
     return np.asarray(DX_IS_MALIGNANT, dtype=np.int64)[dx_index] if task == "binary" else dx_index
+
+
+def require_diagnoses(task: str, labels: str, shards: object) -> None:
+    """Refuse to learn seven diagnoses from shards that know only benign and malignant.
+
+    Args:
+        task: what is to be learnt.
+        labels: the manifest's ``labels``, "dx" or "binary".
+        shards: where they lie, for the message.
+    """
+    if task == "dx" and labels != "dx":
+        raise DataError(
+            f"--task dx: the images of {shards} are labelled benign or malignant, without a "
+            "diagnosis; use --task binary, or build from a table that has the column dx"
+        )

@@ -42,7 +42,7 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
         raise DataError(
             f"the launcher started {launched} processes, but each sees "
             f"{accelerator.num_processes}; on a machine without GPUs start several with "
-            "accelerate launch --multi_gpu --num_processes N train.py"
+            "accelerate launch --multi_gpu --num_processes N"
         )
     return accelerator
 
