@@ -79,29 +79,12 @@ def prepare(
         config=config,
         accelerator=accelerator,
         state=state,
-        criterion=Loss(
-            config.loss,
-            counts,
-            weighting=config.weighting,
-            focal_gamma=config.focal_gamma,
-            label_smoothing=config.label_smoothing,
-            device=accelerator.device,
-        ),
+        criterion=make_loss(config, counts, accelerator.device),
         frozen=FrozenBackbone(state.model, config.freeze_epochs),
         train=train,
         val=val,
         samples=pd.concat([train, val], ignore_index=True),
-        card=StoredModel(
-            arch=config.arch,
-            task=config.task,
-            classes=CLASSES[config.task],
-            image_size=config.image_size,
-            dropout=config.dropout,
-            target_sensitivity=config.target_sensitivity,
-            manifest_sha256=manifest_sha256,
-            git_revision=facts["git_revision"],
-            seed=config.seed,
-        ),
+        card=first_card(config, manifest_sha256, facts["git_revision"]),
         target_of_dx=torch.from_numpy(task_targets(np.arange(len(DX)), config.task)).to(
             accelerator.device
         ),
@@ -118,6 +101,33 @@ def prepare(
     )
     announce(run, facts, len(train), len(val))
     return run
+
+
+def make_loss(config: TrainConfig, counts: np.ndarray, device: torch.device) -> Loss:
+    """Return the loss for classes that occur ``counts`` times ([K]) in the train split."""
+    return Loss(
+        config.loss,
+        counts,
+        weighting=config.weighting,
+        focal_gamma=config.focal_gamma,
+        label_smoothing=config.label_smoothing,
+        device=device,
+    )
+
+
+def first_card(config: TrainConfig, manifest_sha256: str, git_revision: str) -> StoredModel:
+    """Return what is known of the model before it is trained."""
+    return StoredModel(
+        arch=config.arch,
+        task=config.task,
+        classes=CLASSES[config.task],
+        image_size=config.image_size,
+        dropout=config.dropout,
+        target_sensitivity=config.target_sensitivity,
+        manifest_sha256=manifest_sha256,
+        git_revision=git_revision,
+        seed=config.seed,
+    )
 
 
 def check_classes(val: pd.DataFrame) -> None:

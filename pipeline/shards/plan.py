@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from pipeline.errors import DataError
+from pipeline.ham10000.metadata import COLUMNS
 from pipeline.shards.splits import assign, find_groups, shuffle_key
 
 TABLE_COLUMNS: tuple[str, ...] = (
@@ -30,15 +31,7 @@ TABLE_COLUMNS: tuple[str, ...] = (
 )
 """Columns of samples.csv; with folds, ``fold`` follows ``split``."""
 
-ROW_COLUMNS: tuple[str, ...] = (
-    "image_id",
-    "lesion_id",
-    "dx",
-    "dx_type",
-    "age",
-    "sex",
-    "localization",
-)
+ROW_COLUMNS: tuple[str, ...] = COLUMNS
 """What a sample's ``.json`` holds."""
 
 

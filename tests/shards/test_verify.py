@@ -225,6 +225,10 @@ def test_unwritable_cache_only_costs_a_second_reading(root, tmp_path, monkeypatc
     (tmp_path / "blocked").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     ensure_intact(root, ["train"], progress=False)
+    assert (tmp_path / "blocked").read_text() == ""
+    flip(first(root, "train/*.tar"), 2000)
+    with pytest.raises(DataError, match="is damaged"):
+        ensure_intact(root, ["train"], progress=False)
 
 
 def test_verify_command_lists_every_problem_and_leaves_with_two(root, command):
