@@ -42,6 +42,7 @@ from pipeline.loading.make import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import ShardSet, ensure_intact, open_shards
+from pipeline.shards.object_store import cached
 
 
 def judge(flags: options.JudgeOptions) -> None:
@@ -51,8 +52,8 @@ def judge(flags: options.JudgeOptions) -> None:
 
     # -- what is judged, and on what: nothing that the checkpoint has seen
     model, card, seen = load_stored(flags.checkpoint)
-    with accelerator.main_process_first():  # it reads every byte, the others find that remembered
-        shards = open_shards(flags.shards)
+    with accelerator.local_main_process_first():  # it reads every byte, the others remember
+        shards = open_shards(cached(flags.shards, flags.cache))
         ensure_intact(shards.root, [flags.split], progress=accelerator.is_main_process)
     split = shards.split(flags.split, flags.fold)
     if not flags.allow_leak:

@@ -30,6 +30,7 @@ from pipeline.learning.watch import Pace, Watch
 from pipeline.loading.batch import Batch
 from pipeline.loading.make import Loader, make_loader
 from pipeline.shards.dataset import ensure_intact, open_shards
+from pipeline.shards.object_store import cached
 
 
 def main() -> None:
@@ -38,9 +39,9 @@ def main() -> None:
     accelerator = make_accelerator(config.mixed_precision)
     threads = set_threads(config.threads, accelerator)
 
-    # -- data: rank 0 looks first, so that a mistake is told once
-    with accelerator.main_process_first():
-        shards = open_shards(config.shards)
+    # -- data: one process of a machine looks first, so that it fetches and reads every byte alone
+    with accelerator.local_main_process_first():
+        shards = open_shards(cached(config.shards, config.cache))
         ensure_intact(shards.root, ["train", "val"])
     require_diagnoses(config.task, shards.manifest.labels, config.shards)
     train_split, val_split = (shards.split(name, fold=config.fold) for name in ("train", "val"))

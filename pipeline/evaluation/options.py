@@ -19,7 +19,9 @@ class JudgeOptions:
     checkpoint: Path = Path("runs/default/best")
     """RUN/best, or RUN/checkpoints/step-XXXXXXXX."""
     shards: Path = Path("shards/ham10000")
-    """Folder that `python -m pipeline.shards build` made."""
+    """Folder or s3://bucket/prefix that `python -m pipeline.shards build` made."""
+    cache: Path = Path("shards/cache")
+    """Where shards from object storage are kept on this machine, each fetched once and proven."""
     split: Literal["train", "val", "test"] = "test"
     """Which split to judge on."""
     fold: int | None = None

@@ -14,7 +14,14 @@ from pipeline.learning.probability import Task
 
 FREE_TO_CHANGE: frozenset[str] = frozenset(
     (
-        *("run_dir", "shards", "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints"),
+        *(
+            "run_dir",
+            "shards",
+            "cache",
+            "checkpoint_steps",
+            "checkpoint_minutes",
+            "keep_checkpoints",
+        ),
         *("resume", "allow_changes", "wandb", "log_steps", "threads", "early_stopping"),
         *("calibrate", "target_sensitivity", "tta", "refit_head"),
     )
@@ -30,7 +37,9 @@ class TrainConfig:
     """What a training is; nothing else decides what comes out of it, but the data and the code."""
 
     shards: Path = Path("shards/ham10000")
-    """Folder that `python -m pipeline.shards build` made."""
+    """Folder or s3://bucket/prefix that `python -m pipeline.shards build` made."""
+    cache: Path = Path("shards/cache")
+    """Where shards from object storage are kept on this machine, each fetched once and proven."""
     fold: int | None = None
     """The fold to validate on, from 0, for shards built with --folds; the others are trained on."""
     run_dir: Path = Path("runs/default")

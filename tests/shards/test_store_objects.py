@@ -174,3 +174,24 @@ def test_a_source_can_come_from_a_bucket(
 def test_a_bucket_that_is_not_there_is_one_clear_message(endpoint: str) -> None:
     with pytest.raises(DataError, match=r"cannot write a .*s3://no-such-bucket/x"):
         ObjectStore("s3://no-such-bucket/x").publish("a", b"data")
+
+
+@pytest.mark.slow
+def test_training_and_judging_read_shards_from_a_bucket(
+    endpoint: str,
+    packed: Path,
+    tmp_path: Path,
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    upload(packed, "trained/")
+    where = ("--shards", "s3://shards/trained", "--cache", tmp_path / "cache", "--threads", "1")
+    size = ("--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "1")
+    run = ("--run-dir", tmp_path / "run", "--batch-size", "8", "--wandb", "off")
+    done = command("train.py", *where, *size, *run)
+    assert done.returncode == 0, done.stderr
+    best = ("--checkpoint", tmp_path / "run" / "best", "--out", tmp_path / "report")
+    done = command("eval.py", *where, *best)
+    assert done.returncode == 0, done.stderr
+    judged = (tmp_path / "report" / "predictions.csv").read_text().splitlines()
+    assert len(judged) - 1 == len(open_shards(packed).split("test"))
+    assert files(next((tmp_path / "cache").iterdir())) == files(packed)
