@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 from pipeline.learning.tracking import NullTracker, logged_in, make_tracker
@@ -51,6 +52,7 @@ def test_without_a_login_a_run_is_written_offline_and_complete(nobody, tmp_path)
     tracker.log({"epoch": 1, "epoch/val_roc_auc": 0.9})
     tracker.summary({"best_roc_auc": 0.9})
     tracker.finish()
+    wandb.teardown()  # as at the end of a process: waits until its service has written everything
     (file,) = run_dir.glob("wandb/offline-run-*-abc123/*.wandb")
     found = list(records(file))
     text = "".join(str(record) for record in found)
