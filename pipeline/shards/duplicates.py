@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from pipeline.cli import parse
@@ -50,7 +51,7 @@ class DuplicatesOptions:
     """Folder with the images and their metadata."""
     out: Path = Path("duplicates.csv")
     """Table to write; the contact sheet of the new pairs goes beside it as .png."""
-    neighbours: int = 40
+    neighbours: int = 20
     """Candidates looked at for each image."""
     min_inliers: int = 12
     """Matching features that must agree on how one image lies on the other."""
@@ -244,7 +245,9 @@ _features: FeatureFile | None = None
 
 
 def _single_thread() -> None:
+    """Keep a worker to its core: more threads than cores wait for each other."""
     cv2.setNumThreads(1)
+    threadpool_limits(1)
 
 
 def _open_features(folder: Path) -> None:

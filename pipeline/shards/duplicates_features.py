@@ -21,7 +21,7 @@ WIDTH = 300
 MOST = 500
 """Most features of one image; the strongest are kept."""
 
-WORDS = 256
+WORDS = 512
 """Visual words."""
 
 DIMENSIONS = 24
@@ -97,7 +97,7 @@ class Vocabulary:
         cv2.setRNGSeed(seed)
         _, _, words = cv2.kmeans(
             (sample - mean) @ axes, min(WORDS, len(sample)), np.empty(0, np.int32),
-            (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 15, 1e-3), 1,
+            (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 15, 1e-3), 3,
             cv2.KMEANS_PP_CENTERS,
         )  # fmt: skip
         return cls(mean, axes, np.asarray(words, np.float32))
@@ -111,7 +111,8 @@ class Vocabulary:
             points = points.astype(np.float32)
             word = (np.square(self.words).sum(1) - 2 * points @ self.words.T).argmin(1)
             np.add.at(total, word, _unit(points - self.words[word]))
-        return _unit(_unit(total).reshape(1, -1))[0]
+        damped = total / np.sqrt(np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9))
+        return _unit(damped.reshape(1, -1))[0]
 
 
 def neighbours(vectors: NDArray[np.float32], count: int) -> NDArray[np.int64]:
