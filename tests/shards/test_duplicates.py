@@ -39,8 +39,11 @@ def split_lesions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[f
 
 
 def test_hidden_pairs_are_found_and_few_others(
-    split_lesions: tuple[Path, set[frozenset[str]]], tmp_path: Path
+    split_lesions: tuple[Path, set[frozenset[str]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(duplicates, "SAMPLE", 5000)  # words learnt in a second, not in ten
     source, hidden = split_lesions
     out = tmp_path / "pairs.csv"
     words = ["--source", str(source), "--out", str(out), "--workers", "2"]
