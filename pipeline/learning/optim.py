@@ -78,6 +78,14 @@ class MovingAverage:
         """Copy ``model`` as it is now; ``decay`` is the share kept at each step."""
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.follow(model)
+
+    def follow(self, model: nn.Module) -> None:
+        """Take ``model`` as the one to follow from now on.
+
+        To be called again after ``accelerator.prepare``, which gives a model new storage where it
+        wraps it for several CPU processes: the old tensors would stand still.
+        """
         average, source = self.model.state_dict(), model.state_dict()
         floats = [k for k, v in average.items() if v.is_floating_point()]
         self.average = [average[k] for k in floats]

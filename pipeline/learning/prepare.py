@@ -215,6 +215,8 @@ def make_state(config: TrainConfig, accelerator: Accelerator, *, fresh: bool) ->
     if config.compile:
         model.compile()
     network, optimizer = accelerator.prepare(model, optimizer)
+    if average:
+        average.follow(model)
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     return TrainingState(accelerator, model, network, average, optimizer, sums)
 

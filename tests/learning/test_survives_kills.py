@@ -1,5 +1,6 @@
 """SIGKILL at any moment: the same command again ends with the same bytes."""
 
+import csv
 import random
 from pathlib import Path
 
@@ -58,3 +59,10 @@ def test_killed_training_resumes_to_the_same_bytes(
     assert died >= min(kills, 3)
     assert what_stays(tmp_path) == undisturbed(ranks)
     assert not list(tmp_path.rglob(".*.partial"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_average_of_the_weights_follows_the_network_on_every_launch(undisturbed, ranks):
+    rows = list(csv.DictReader(undisturbed(ranks)["history.csv"].decode().splitlines()))
+    assert len(rows) == 3
+    assert len({row["val_loss"] for row in rows}) == 3  # what is validated is the average
