@@ -40,7 +40,7 @@ format: env ## Let ruff mend what it can
 
 lock: env ## Resolve requirements.txt again from pyproject.toml
 	@$(VENV)/bin/uv pip compile pyproject.toml --group dev --extra cluster --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements.txt
+		--generate-hashes --no-header --no-annotate --quiet --upgrade -o requirements.txt
 
 clean: ## Remove the environment and caches (never data, shards or runs)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
