@@ -50,3 +50,14 @@ def test_packing_rooms_bring_neither_torch_nor_dali(room: str) -> None:
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_packing_process_starts_without_pandas_and_scipy() -> None:
+    code = (
+        "import sys, pipeline.shards.engine, pipeline.ham10000.images\n"
+        "heavy = {'pandas', 'scipy', 'fsspec', 'botocore'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

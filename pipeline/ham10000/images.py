@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pipeline.errors import DataError
-from pipeline.ham10000.metadata import require_folder
 
 EXTENSIONS: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings (lower case) that count as an image."""
@@ -43,6 +42,16 @@ class Location(NamedTuple):
     """Bytes, unpacked."""
     stamp: int
     """Changes when the bytes do: the CRC-32 in a zip, the mtime in ns in a folder."""
+
+
+def require_folder(source: Path) -> Path:
+    """Return ``source`` if it is a folder that can be read."""
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"no such folder: {source}; --source is the folder with the images")
+    if not source.is_dir():
+        raise DataError(f"{source} is a file; --source is the folder that holds the images")
+    return source
 
 
 class ImageStore:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
+from pipeline.ham10000.images import require_folder
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT, SEXES
 
 COLUMNS: tuple[str, ...] = (
@@ -56,16 +57,6 @@ def read_metadata(source: Path) -> pd.DataFrame:
             f"{_listing(source)}; point --source at the folder that holds the Dataverse files"
         )
     return check_metadata(read_table(path), path)
-
-
-def require_folder(source: Path) -> Path:
-    """Return ``source`` if it is a folder that can be read."""
-    source = Path(source)
-    if not source.exists():
-        raise DataError(f"no such folder: {source}; --source is the folder with the images")
-    if not source.is_dir():
-        raise DataError(f"{source} is a file; --source is the folder that holds the images")
-    return source
 
 
 def find_metadata(source: Path) -> Path | None:

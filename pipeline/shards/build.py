@@ -32,7 +32,8 @@ from pipeline.shards.encode import EncodeSettings
 from pipeline.shards.format import NAME
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
 from pipeline.shards.pack import PackWork, Receipt, completed, receipt_name
-from pipeline.shards.plan import ShardPlan, SplitPolicy, place, plan_shards
+from pipeline.shards.plan import SplitPolicy, place, plan_shards
+from pipeline.shards.shard_plan import ShardPlan
 from pipeline.shards.store import Store
 
 WORK_FOLDER = ".build"

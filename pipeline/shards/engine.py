@@ -15,7 +15,7 @@ from multiprocessing.connection import wait as wait_for
 
 from pipeline.errors import DataError
 from pipeline.shards.pack import PackWork, Receipt
-from pipeline.shards.plan import ShardPlan
+from pipeline.shards.shard_plan import ShardPlan
 
 _work: PackWork | None = None
 

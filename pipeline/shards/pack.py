@@ -17,7 +17,7 @@ from pipeline.shards.encode import EncodeSettings, encode
 from pipeline.shards.format import TarSample, write_tar
 from pipeline.shards.jpeg import BadImageError
 from pipeline.shards.manifest import ShardEntry
-from pipeline.shards.plan import ShardPlan
+from pipeline.shards.shard_plan import ShardPlan
 from pipeline.shards.store import Store
 
 RECEIPTS = ".build/receipts"

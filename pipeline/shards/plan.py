@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.ham10000.metadata import COLUMNS
+from pipeline.shards.shard_plan import ShardPlan
 from pipeline.shards.splits import assign, find_groups, shuffle_key
 
 TABLE_COLUMNS: tuple[str, ...] = (
@@ -74,20 +75,6 @@ class SplitPolicy:
             return {str(fold): share for fold in range(self.folds)} | {"test": self.test_fraction}
         train = 1 - self.val_fraction - self.test_fraction
         return {"train": train, "val": self.val_fraction, "test": self.test_fraction}
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """What one shard holds."""
-
-    path: str
-    """Path of the tar below OUT."""
-    split: str
-    """train, val or test."""
-    fold: int | None
-    """Fold its samples are in, or None."""
-    rows: tuple[dict[str, Any], ...]
-    """The metadata of each sample (``ROW_COLUMNS``; age None where missing), in packing order."""
 
 
 def place(

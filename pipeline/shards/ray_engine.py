@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.errors import DataError
 from pipeline.shards.pack import PackWork, Receipt
-from pipeline.shards.plan import ShardPlan
+from pipeline.shards.shard_plan import ShardPlan
 
 RETRIES = 5
 """Times that a shard is packed again when its worker or machine dies."""
