@@ -15,6 +15,7 @@ from typing import TypeVar
 import tyro
 
 from pipeline.errors import DataError
+from pipeline.shortage import out_of_memory
 
 USER_ERROR = 2
 """Exit code of a mistake that the user can mend."""
@@ -59,7 +60,10 @@ def _typed(argv: Sequence[str] | None) -> str:
 
 
 def guard(main: Callable[[], None]) -> None:
-    """Run ``main``; a ``DataError`` becomes one message and exit code 2, Ctrl-C exit code 130."""
+    """Run ``main``; a ``DataError`` becomes one message and exit code 2, Ctrl-C exit code 130.
+
+    So does an error which says that memory ran out, with what to do about it.
+    """
     try:
         main()
     except DataError as error:
@@ -70,6 +74,11 @@ def guard(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except (MemoryError, OSError, RuntimeError) as error:
+        explained = out_of_memory(error)
+        if explained is error:
+            raise
+        fail(explained)
 
 
 def fail(error: Exception) -> None:

@@ -1,7 +1,7 @@
 """Work ahead of a consumer, in threads, in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 def ahead(
     pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], *, depth: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield ``function(item)`` in the order of ``items``, with ``depth`` of them under way.
 
     What is under way is cancelled, and waited for, when the iterator is closed or a call fails.

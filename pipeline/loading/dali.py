@@ -25,8 +25,9 @@ from pipeline.loading.augment import PIXEL_OPERATORS, draw
 from pipeline.loading.batch import Batch, empty_batch
 from pipeline.loading.pixel_operators import sharpness_kernel
 from pipeline.loading.presets import MEAN, STD, TrainPreset, eval_geometry
-from pipeline.loading.samples import Samples, out_of_memory
+from pipeline.loading.samples import Samples
 from pipeline.loading.schedule import Request, Schedule
+from pipeline.shortage import out_of_memory
 
 PREFETCH = 2
 """Batches that DALI works on ahead of the consumer."""
@@ -76,17 +77,19 @@ class DaliLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on; one epoch at a time."""
+        self._empty_pipeline()
         requests = list(self._schedule.requests(epoch, start))
         filled = [request for request in requests if len(request.samples)]
-        self._inputs = ahead(self._pool, self._prepare, filled, depth=READ_AHEAD)
+        inputs = ahead(self._pool, self._prepare, filled, depth=READ_AHEAD)
+        self._inputs = inputs
         try:
             for request in requests:
                 if len(request.samples):
                     yield self._batch(request, self._images(request))
                 else:
                     yield empty_batch(self._image_size, self._device)
-        finally:
-            self._drain()
+        finally:  # also where the consumer leaves early, which may be at the interpreter's end
+            inputs.close()
 
     def close(self) -> None:
         """Take the pipeline down and close the shards."""
@@ -165,11 +168,8 @@ class DaliLoader:
                 self._pipe.build()
         return self._pipe
 
-    def _drain(self) -> None:
-        """Leave the pipeline empty, so that another epoch can begin, also when one was left."""
-        close = getattr(self._inputs, "close", None)
-        if close is not None:
-            close()
+    def _empty_pipeline(self) -> None:
+        """Take out what is left of an earlier epoch, so that another one can begin."""
         self._inputs = iter(())
         if self._pipe is None:
             return
@@ -182,12 +182,13 @@ class DaliLoader:
             self._pipe = None
 
     def _explain(self, error: RuntimeError, request: Request) -> Exception:
-        """Return an error that names the sample, or what to do about the GPU's memory.
+        """Return an error that names the sample, or says what to do where memory ran out.
 
         DALI fails a batch as a whole, and up to ``PREFETCH`` batches ahead of the one asked for.
         """
-        if "memory" in str(error).lower():
-            return out_of_memory(error)
+        short = out_of_memory(error)
+        if short is not error:
+            return short
         first = request.batch
         for later in itertools.islice(
             self._schedule.requests(request.epoch, first), PREFETCH + READ_AHEAD + 1
@@ -197,6 +198,8 @@ class DaliLoader:
                     simplejpeg.decode_jpeg(self._samples.read(number))
                 except ValueError as reason:
                     return self._samples.undecodable(number, reason)
+        ids = ", ".join(self._samples.image_ids[number] for number in request.samples)
+        error.add_note(f"while making batch {first} of epoch {request.epoch} or a later one: {ids}")
         return error
 
 

@@ -19,6 +19,7 @@ import simplejpeg
 
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX
+from pipeline.shortage import out_of_memory as out_of_memory
 
 if TYPE_CHECKING:
     from pipeline.shards.dataset import Split
@@ -94,16 +95,6 @@ class Samples:
     def close(self) -> None:
         """Close the shards that are open."""
         self._files.close()
-
-
-def out_of_memory(error: Exception) -> DataError:
-    """Return the error that says what to do when a batch does not fit on the GPU."""
-    return DataError(
-        "out of memory while making a batch on the GPU: use a smaller --batch-size or "
-        "--image-size, or --backend portable, which decodes on the CPU; see with nvidia-smi "
-        "whether another process holds the memory. "
-        f"The library said: {str(error).splitlines()[0]}"
-    )
 
 
 def _dx_index(dx: Iterable[str]) -> np.ndarray:
