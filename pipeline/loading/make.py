@@ -18,7 +18,7 @@ from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
 from pipeline.loading.batch import Batch
 from pipeline.loading.mix import Mix, MixingLoader
 from pipeline.loading.plan import Balance
-from pipeline.loading.presets import TRAIN_PRESETS, Augment
+from pipeline.loading.presets import TRAIN_PRESETS, Augment, TrainPreset
 from pipeline.loading.samples import Samples
 from pipeline.loading.schedule import Phase, Schedule
 
@@ -92,8 +92,12 @@ def make_loader(
         world_size: number of processes.
         seed: order and augmentation are functions of it, the epoch and the position alone.
         augment: which preset of ``presets.TRAIN_PRESETS`` the train phase applies.
-        balance: ``oversample`` repeats smaller classes up to the largest, ``undersample`` draws
-            from each class as many as the smallest has, none twice, others in each epoch.
+        balance: with ``K`` classes present, ``oversample`` makes an epoch of ``K`` times the
+            largest class: each sample of the largest once, those of a smaller class repeated, all
+            of them equally often but for a remainder drawn anew each epoch. ``undersample`` makes
+            one of ``K`` times the smallest class: no sample twice, others in each epoch. Every
+            class then has exactly ``1 / K`` of the epoch's order, which is cut to full global
+            batches at its end like any other.
         balance_by: what the classes are that ``balance`` makes equally frequent.
         mixup: alpha of mixup's Beta distribution; 0 for none.
         cutmix: alpha of cutmix's; 0 for none. With both, each batch gets one or the other.
@@ -114,10 +118,10 @@ def make_loader(
     )
     if schedule.batches_per_epoch == 0:
         raise _too_few(split.name, schedule)
-    chosen = _resolve(backend, device)
-    loader = _BACKENDS[chosen]()(
+    loader = loader_of(
         samples,
         schedule,
+        backend=backend,
         preset=TRAIN_PRESETS[augment],
         image_size=image_size,
         device=device,
@@ -125,6 +129,22 @@ def make_loader(
     )
     mix = Mix(mixup=mixup, cutmix=cutmix, seed=seed, rank=rank, world_size=world_size)
     return MixingLoader(loader, mix) if phase == "train" and mix.active else loader
+
+
+def loader_of(
+    samples: Samples,
+    schedule: Schedule,
+    *,
+    backend: Backend,
+    preset: TrainPreset,
+    image_size: int,
+    device: torch.device,
+    threads: int,
+) -> Loader:
+    """Return the loader that gives the batches of ``schedule``; see ``make_loader``."""
+    return _BACKENDS[_resolve(backend, device)]()(
+        samples, schedule, preset=preset, image_size=image_size, device=device, threads=threads
+    )
 
 
 def _classes(labels: np.ndarray, by: BalanceBy) -> np.ndarray:
