@@ -11,9 +11,10 @@ The same command again goes on where it was. Exit codes: 0 done, 2 a mistake tha
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 
 from pipeline.cli import guard, parse
@@ -29,7 +30,9 @@ from pipeline.learning.schedule import momentum_at, rate_factor
 from pipeline.learning.watch import Pace, Watch
 from pipeline.loading.batch import Batch
 from pipeline.loading.make import Loader, make_loader
-from pipeline.shards.dataset import ensure_intact, open_shards
+from pipeline.loading.portable import decode_rgb
+from pipeline.loading.samples import Samples
+from pipeline.shards.dataset import Split, ensure_intact, open_shards
 from pipeline.shards.object_store import cached
 
 
@@ -52,8 +55,10 @@ def main() -> None:
         accelerator,
         train=train_split.samples,
         val=val_split.samples,
+        manifest=shards.root / "manifest.json",
         manifest_sha256=shards.manifest_sha256,
         threads=threads,
+        pictures=pictures_of(val_split),
     )
 
     # -- loaders: they stay out of accelerator.prepare, which would do nothing for them
@@ -124,6 +129,7 @@ def train_epoch(run: Run, loader: Loader) -> None:
             state.optimizer.zero_grad()
             progress.step += 1
             progress.batch += len(window)
+            progress.samples += run.images_in(window)
             if state.average:
                 state.average.update(progress.step)
 
@@ -178,6 +184,13 @@ def validate(run: Run, loader: Loader) -> None:
         total=loader.batches_per_epoch,
     )
     run.close_epoch(run.in_order(predictions))
+
+
+def pictures_of(split: Split) -> Callable[[Sequence[str]], list[np.ndarray]]:
+    """Return how to get images of a split by id, [H, W, 3] uint8 0-255, for the tracker."""
+    samples = Samples(split)
+    place = {image_id: number for number, image_id in enumerate(samples.image_ids)}
+    return lambda ids: [decode_rgb(samples.read(place[image_id])) for image_id in ids]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
 }
 """The flags of each row. The last one is the first with another last layer."""
 
-RECIPE = ("--optimizer", "adamw", "--schedule", "onecycle", "--weights", "none", "--wandb", "off")
+RECIPE = ("--optimizer", "adamw", "--schedule", "onecycle", "--weights", "none", "--tracker", "none")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pipeline.learning.probability import require_diagnoses
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 TINY = ("--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "1")
-QUICK = ("--batch-size", "8", "--wandb", "off", "--threads", "1")
+QUICK = ("--batch-size", "8", "--tracker", "none", "--threads", "1")
 
 
 def test_a_fold_is_validated_on_and_the_others_are_trained_on(

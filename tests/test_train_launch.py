@@ -18,7 +18,7 @@ GRADIENTS = str(ROOT / "tests" / "learning" / "gradients.py")
 TWO = ("--multi_gpu", "--num_processes", "2")
 TINY = (
     *("--arch", "shufflenet_v2_x0_5", "--weights", "none", "--image-size", "32", "--lr", "1e-3"),
-    *("--epochs", "2", "--batch-size", "6", "--wandb", "off"),
+    *("--epochs", "2", "--batch-size", "6", "--tracker", "none"),
 )
 
 

@@ -22,7 +22,8 @@ FREE_TO_CHANGE: frozenset[str] = frozenset(
             "checkpoint_minutes",
             "keep_checkpoints",
         ),
-        *("resume", "allow_changes", "wandb", "log_steps", "threads", "early_stopping"),
+        *("resume", "allow_changes", "log_steps", "threads", "early_stopping"),
+        *("tracker", "wandb", "group", "job_type", "tags", "notes", "logged_images"),
         *("calibrate", "target_sensitivity", "tta", "refit_head"),
     )
 )
@@ -143,8 +144,23 @@ class TrainConfig:
     that maximises sensitivity + specificity (Youden)."""
     refit_head: Literal["none", "smote", "oversample", "undersample"] = "none"
     """Fit the last layer again after training, on features of the train split resampled so."""
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """Weights & Biases: auto is online when logged in, else offline; nothing ever asks."""
+    tracker: Literal["wandb", "tensorboard", "none"] = "wandb"
+    """Where figures and pictures go besides the tables in the run's folder: Weights & Biases,
+    TensorBoard, or nowhere."""
+    wandb: Literal["auto", "online", "offline"] = "auto"
+    """auto: as WANDB_MODE says, else online when logged in and the server answers, else offline
+    (into the run's folder, for `wandb sync`). Nothing ever asks, and training waits for nothing."""
+    group: str = ""
+    """W&B group that this run and reports on it stand in. Default: the name of the run's folder."""
+    job_type: str = "train"
+    """W&B job type."""
+    tags: tuple[str, ...] = ()
+    """W&B tags."""
+    notes: str = ""
+    """W&B notes."""
+    logged_images: int = 32
+    """Validation images in the tracked table of predictions, and at most in the gallery of
+    mistakes; logged after an epoch that is the best so far. 0: none."""
     log_steps: int = 10
     """Steps between looks at the loss (each forces a GPU sync) and points logged."""
 
@@ -153,7 +169,8 @@ class TrainConfig:
         positive = ("image_size", "epochs", "batch_size", "lr", "accumulate", "log_steps")
         for name in (*positive, "keep_checkpoints", "plateau_patience"):
             self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("freeze_epochs", "early_stopping", "checkpoint_steps", "threads", "seed"):
+        counts = ("freeze_epochs", "early_stopping", "checkpoint_steps", "threads", "seed")
+        for name in (*counts, "logged_images"):
             self._require(name, getattr(self, name) >= 0, "0 or above")
         for name in ("mixup", "cutmix", "clip_norm", "focal_gamma", "checkpoint_minutes"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "0 or above")

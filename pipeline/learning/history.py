@@ -44,6 +44,24 @@ def validation_metrics(logits: np.ndarray, dx_index: np.ndarray, task: str) -> d
     return values
 
 
+def decided_metrics(
+    probability: np.ndarray, malignant: np.ndarray, threshold: float
+) -> dict[str, float]:
+    """Return the fitted threshold, and sensitivity and specificity at it.
+
+    Args:
+        probability: float [N], calibrated, of malignant.
+        malignant: 0 or 1, [N].
+        threshold: malignant at or above it.
+    """
+    called = probability >= threshold
+    return {
+        "val_threshold": threshold,
+        "val_sensitivity": float(called[malignant == 1].mean()),
+        "val_specificity": float((~called[malignant == 0]).mean()),
+    }
+
+
 def write_table(path: Path, rows: Sequence[Row]) -> None:
     """Write ``rows`` as CSV under ``path``, in one rename; floats read back exactly."""
     beside = path.with_name(f".{path.name}.partial")
@@ -58,21 +76,23 @@ def epoch_line(row: Row, timing: Row, *, epochs: int, best: bool) -> str:
         f"val loss {row['val_loss']:.4f}  acc {row['val_accuracy']:.3f}  "
         f"ROC-AUC {row['val_roc_auc']:.4f}{' *' if best else '  '}  lr {row['lr']:.2e}  "
         f"{timing['images_per_second']:.0f} images/s  {timing['seconds']:.0f} s  "
-        f"waiting {timing['waiting_share']:.0%}"
+        f"waiting for data {timing['waiting_share']:.0%}"
     )
 
 
-def draw_curves(path: Path, rows: Sequence[Row]) -> None:
-    """Draw loss, accuracy, ROC-AUC and learning rate over the epochs, as PNG."""
-    table = pd.DataFrame(list(rows))
-    figure = Figure(figsize=(10, 7), layout="constrained")
+def draw_curves(path: Path, rows: Sequence[Row], timing: Sequence[Row]) -> None:
+    """Draw losses, metrics, speed and learning rate over the epochs, as PNG."""
+    table = pd.DataFrame(list(rows)).merge(pd.DataFrame(list(timing)), on="epoch")
+    figure = Figure(figsize=(15, 7), layout="constrained")
     panels = {
         "loss": ["train_loss", "val_loss"],
         "accuracy": ["train_accuracy", "val_accuracy", "val_balanced_accuracy"],
-        "ROC-AUC": ["val_roc_auc"],
+        "ROC-AUC, PR-AUC": ["val_roc_auc", "val_pr_auc"],
+        "at the fitted threshold": ["val_sensitivity", "val_specificity"],
         "learning rate": ["lr"],
+        "images/s": ["images_per_second"],
     }
-    for axes, (title, columns) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+    for axes, (title, columns) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
         for column in columns:
             axes.plot(table["epoch"], table[column], marker=".", label=column)
         axes.set(title=title, xlabel="epoch")

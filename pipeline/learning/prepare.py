@@ -5,6 +5,7 @@ made, and the saved state goes into it last.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +29,8 @@ from pipeline.learning.provenance import git_revision, resolved
 from pipeline.learning.run import Run
 from pipeline.learning.state import TrainingState, seed_all
 from pipeline.learning.stored import StoredModel
-from pipeline.learning.tracking import make_tracker
+from pipeline.learning.tracking import Journal, group_of_run, make_tracker
+from pipeline.learning.views import Pictures
 
 
 def prepare(
@@ -37,8 +39,10 @@ def prepare(
     *,
     train: pd.DataFrame,
     val: pd.DataFrame,
+    manifest: Path,
     manifest_sha256: str,
     threads: int,
+    pictures: Pictures | None = None,
 ) -> Run:
     """Return a run ready for its next step.
 
@@ -47,8 +51,10 @@ def prepare(
         accelerator: of this process.
         train: samples of the train split (image_id, lesion_id, group, dx, label, split).
         val: samples of the validation split.
-        manifest_sha256: of the shards.
+        manifest: the shards' manifest.json.
+        manifest_sha256: its digest.
         threads: CPU threads of this process.
+        pictures: gives images of the validation split, for the tracker.
     """
     interruption = Interruption()
     train, val = (table.assign(dx_index=table["dx"].map(DX.index)) for table in (train, val))
@@ -70,6 +76,7 @@ def prepare(
         **resolved(accelerator, threads=threads),
         "manifest_sha256": manifest_sha256,
         "git_revision": git_revision(),
+        "tracked_group": group_of_run(config),
         "train_counts": dict(zip(CLASSES[config.task], counts.tolist(), strict=True)),
     }
     if accelerator.is_main_process:
@@ -91,14 +98,17 @@ def prepare(
         # on a CPU a look costs nothing; on a GPU it waits for the device
         look_every=1 if accelerator.device.type == "cpu" else config.log_steps,
         interruption=interruption,
-        tracker=make_tracker(
-            config.wandb,
-            config.run_dir,
-            run_id=progress.wandb_id,
-            config={**config.flags(), **facts},
-            main=accelerator.is_main_process,
-        ),
+        pictures=pictures,
     )
+    tracker = make_tracker(
+        config,
+        run_id=progress.wandb_id,
+        facts=facts,
+        manifest=manifest,
+        points=progress.points,
+        main=accelerator.is_main_process,
+    )
+    run.journal = Journal(tracker, progress.points)
     announce(run, facts, len(train), len(val))
     return run
 

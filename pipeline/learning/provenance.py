@@ -1,14 +1,21 @@
-"""What a run was made with, for config.json: versions, revision, processes."""
+"""What a run was made with, for config.json and trackers: versions, revision, hardware."""
 
+import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
-PACKAGES = ("torch", "torchvision", "accelerate", "numpy")
+from pipeline.learning.processes import usable_cores
+
+PACKAGES = (
+    *("torch", "torchvision", "accelerate", "numpy", "wandb", "webdataset"),
+    *("simplejpeg", "opencv-python-headless", "nvidia-dali-cuda130"),
+)
 
 
 def git_revision() -> str:
@@ -38,5 +45,45 @@ def resolved(accelerator: Accelerator, *, threads: int) -> dict[str, Any]:
         "precision": accelerator.mixed_precision,
         "threads": threads,
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: installed(package) for package in PACKAGES},
+        **hardware(accelerator),
     }
+
+
+def installed(package: str) -> str:
+    """Return the version of a package; "" where it is not there, as DALI outside Linux."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what this machine is: processor, cores, memory, GPU."""
+    on_gpu = accelerator.device.type == "cuda"
+    return {
+        "cpu": processor(),
+        "cores": usable_cores(),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "gpu": torch.cuda.get_device_name(accelerator.device) if on_gpu else "",
+        "gpus": torch.cuda.device_count() if on_gpu else 0,
+        "system": platform.platform(),
+    }
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def memory_bytes() -> int:
+    """Return the machine's memory; 0 where it is not told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0

@@ -20,16 +20,23 @@ from pipeline.errors import DataError
 from pipeline.learning import checkpoints
 from pipeline.learning.config import TrainConfig
 from pipeline.learning.decision import decide
-from pipeline.learning.history import draw_curves, epoch_line, validation_metrics, write_table
+from pipeline.learning.history import (
+    decided_metrics,
+    draw_curves,
+    epoch_line,
+    validation_metrics,
+    write_table,
+)
 from pipeline.learning.inference import Predictions
 from pipeline.learning.losses import Loss
 from pipeline.learning.optim import FrozenBackbone
-from pipeline.learning.probability import task_targets
+from pipeline.learning.probability import malignant_probability, task_targets
 from pipeline.learning.processes import Interrupted, Interruption, agreed
 from pipeline.learning.state import TrainingState
 from pipeline.learning.stored import StoredModel, stored_files
-from pipeline.learning.tracking import NullTracker, Tracker
-from pipeline.learning.watch import Pace
+from pipeline.learning.tracking import Journal, NullTracker
+from pipeline.learning.views import Pictures, look_at
+from pipeline.learning.watch import Pace, advice, gpu_memory
 
 
 @dataclass
@@ -54,10 +61,15 @@ class Run:
     look_every: int
     """Steps between looks at the loss and at the signals."""
     interruption: Interruption
-    tracker: Tracker = field(default_factory=NullTracker)
+    pictures: Pictures | None = None
+    """Gives images of the validation split, for the tracker."""
+    journal: Journal = field(default_factory=lambda: Journal(NullTracker(), []))
+    """What goes to the tracker."""
     pace: Pace = field(default_factory=Pace)
     saved_at: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written, on this process's clock."""
+    advised: bool = False
+    """Whether this process has said what to do against waiting for data."""
 
     # -- in the loop
 
@@ -88,10 +100,13 @@ class Run:
         )
 
     def log_step(self, bar: tqdm, loss: float, lr: float) -> None:
-        """Show and track the mean loss since the last look."""
-        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        values = {"step": self.state.progress.step, "train/loss": loss, "train/lr": lr}
-        self.tracker.log(values)
+        """Show and track the mean loss since the last look, the pace and the waiting."""
+        progress = self.state.progress
+        pace = self.pace.look(self.accelerator.num_processes)
+        bar.set_postfix(loss=f"{loss:.4f}", waiting=f"{pace['waiting_share']:.0%}", refresh=False)
+        values = {"loss": loss, "lr": lr, **pace, **gpu_memory(self.accelerator.device)}
+        tracked = {"step": progress.step, **{f"train/{name}": v for name, v in values.items()}}
+        self.journal.add(progress.samples, tracked)
 
     def save_if_due(self) -> None:
         """Write a checkpoint where steps or minutes ask for one; leave where a signal did."""
@@ -165,15 +180,16 @@ class Run:
         All ranks come to the same numbers; only rank 0 writes them.
         """
         config, progress = self.config, self.state.progress
-        row = self.epoch_row(logits)
+        self.decide_on(logits)
+        probability = malignant_probability(logits, config.task, progress.temperature)
+        row = self.epoch_row(logits, probability)
         auc = row["val_roc_auc"]
         if config.schedule == "plateau":
             patience, cut = config.plateau_patience, config.plateau_factor
             progress.plateau = progress.plateau.after(auc, patience=patience, cut=cut)
-        self.decide_on(logits)
         progress.epoch += 1
         progress.batch = 0
-        timing = {"epoch": progress.epoch, **self.pace.stop(self.accelerator.num_processes)}
+        timing = {"epoch": progress.epoch, **self.stop_pace()}
         progress.history.append(row)
         progress.timing.append(timing)
         best = auc > progress.best_auc
@@ -184,9 +200,35 @@ class Run:
                 checkpoints.write_best(config.run_dir, progress.step, self.stored())
             print(epoch_line(row, timing, epochs=config.epochs, best=best), flush=True)
             self.write_tables()
-        figures = {k: v for k, v in {**row, **timing}.items() if k not in ("epoch", "step")}
-        self.tracker.log({"epoch": row["epoch"], **{f"epoch/{k}": v for k, v in figures.items()}})
+            self.track_epoch({**row, **timing}, probability, best=best)
         self.save()
+
+    def stop_pace(self) -> dict[str, float]:
+        """Return the epoch's line of timing.csv, waiting as on the rank that waited most."""
+        timing = self.pace.stop(self.accelerator.num_processes)
+        share = agreed([round(timing["waiting_share"] * 10_000)], self.accelerator)[0] / 10_000
+        words = advice(share)
+        if words and not self.advised and self.accelerator.is_main_process:
+            checkpoints.warn(words)
+        self.advised = self.advised or bool(words)
+        return {**timing, "waiting_share": share, **gpu_memory(self.accelerator.device)}
+
+    def track_epoch(self, figures: dict[str, Any], probability: np.ndarray, *, best: bool) -> None:
+        """Send an epoch's figures and curves; pictures too where it is the best so far."""
+        config, progress = self.config, self.state.progress
+        views = look_at(
+            self.val,
+            probability,
+            progress.threshold,
+            pictures=self.pictures if best else None,
+            count=config.logged_images,
+            seed=config.seed,
+        )
+        axes = ("epoch", "step", "samples")
+        values = {f"epoch/{name}": v for name, v in figures.items() if name not in axes}
+        tracked = {"epoch": progress.epoch, "step": progress.step, **values}
+        tracked |= {"best_roc_auc": progress.best_auc, "best_epoch": progress.best_epoch}
+        self.journal.add(progress.samples, tracked, views)
 
     def decide_on(self, logits: np.ndarray) -> None:
         """Fit temperature and threshold on the validation split."""
@@ -200,7 +242,7 @@ class Run:
         self.state.progress.threshold = decision.threshold
         self.state.progress.temperature = decision.temperature
 
-    def epoch_row(self, logits: np.ndarray) -> dict[str, Any]:
+    def epoch_row(self, logits: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
         """Return the epoch's line of history.csv (a collective)."""
         progress = self.state.progress
         sums: Any = self.accelerator.reduce(self.state.sums.clone())
@@ -215,11 +257,13 @@ class Run:
         return {
             "epoch": progress.epoch + 1,
             "step": progress.step,
+            "samples": progress.samples,
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "train_loss": loss / weight,
             "train_accuracy": right / seen,
             "val_loss": val_loss.item(),
             **validation_metrics(logits, dx_index, self.config.task),
+            **decided_metrics(probability, self.val["label"].to_numpy(), progress.threshold),
         }
 
     def write_tables(self) -> None:
@@ -230,7 +274,7 @@ class Run:
         try:
             write_table(run_dir / "history.csv", progress.history)
             write_table(run_dir / "timing.csv", progress.timing)
-            draw_curves(run_dir / "curves.png", progress.history)
+            draw_curves(run_dir / "curves.png", progress.history, progress.timing)
         except OSError as error:
             checkpoints.warn(f"the tables in {run_dir} could not be written: {error}")
 
@@ -263,6 +307,4 @@ class Run:
                 f"{progress.best_epoch}; model in {run_dir / 'best'}, curves in "
                 f"{run_dir / 'curves.png'}"
             )
-            best = {"best_roc_auc": progress.best_auc, "best_epoch": progress.best_epoch}
-            self.tracker.summary(best)
-        self.tracker.finish(exit_code)
+        self.journal.close(exit_code, model=run_dir / "best")

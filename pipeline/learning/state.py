@@ -30,6 +30,8 @@ class Progress:
     """Batches per process taken from the epoch after them."""
     step: int = 0
     """Optimizer steps taken."""
+    samples: int = 0
+    """Images trained on, over all processes and epochs."""
     best_auc: float = -1.0
     """Highest validation ROC-AUC; -1 before the first."""
     best_epoch: int = 0
@@ -44,6 +46,8 @@ class Progress:
     """Rows of history.csv."""
     timing: list[Row] = field(default_factory=list)
     """Rows of timing.csv."""
+    points: list[Row] = field(default_factory=list)
+    """The latest points for the tracker; the last one is still open."""
     wandb_id: str = ""
     """Of the W&B run."""
 

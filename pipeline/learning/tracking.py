@@ -1,30 +1,43 @@
-"""Where numbers go besides the tables: Weights & Biases, or nowhere.
+"""Where numbers go besides the tables: Weights & Biases, TensorBoard, or nowhere.
 
-Nothing here ever asks: without a login a run is written to RUN/wandb, to be sent later with
-``wandb sync RUN/wandb/offline-run-*``.
+    Run --add--> Journal --log, each sample count once--> Tracker --> RUN/wandb or RUN/tensorboard
+
+A point is what is known when so many images have been trained on. The journal keeps the latest
+points in the checkpoints; the tracker knows up to which count it holds them. So a run that was
+killed goes on in the same curves: what is replayed is not sent twice, what was lost is sent again.
+
+Nothing here ever asks, stops a training or lets it wait: a tracker that fails is left out.
 """
 
-import netrc
-import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Literal, Protocol
 
-import wandb
+from pipeline.learning.checkpoints import warn
+from pipeline.learning.config import TrainConfig
+from pipeline.learning.views import Views
 
-PROJECT = "ham10000"
-"""The project that runs are filed under; WANDB_PROJECT overrides it."""
+Point = dict[str, Any]
+"""Numbers by name, "samples" among them: images trained on, over all processes and epochs."""
+
+KEPT_POINTS = 1000
+"""Points in a checkpoint: more than W&B holds back before it writes them (32 KiB)."""
 
 
 class Tracker(Protocol):
-    """What train.py says to it."""
+    """What a run says to it; rank 0 alone has one that keeps anything."""
 
-    def log(self, values: dict[str, Any]) -> None:
-        """Take one point; ``values`` holds its own "step" or "epoch"."""
+    @property
+    def delivered(self) -> int:
+        """Sample count up to which it holds all points; -1 where it holds none."""
         ...
 
-    def summary(self, values: dict[str, Any]) -> None:
-        """Take the figures that the whole run came to."""
+    def log(self, point: Point, views: Views | None) -> None:
+        """Take one point, with what an epoch has to show besides numbers."""
+        ...
+
+    def keep_model(self, folder: Path) -> None:
+        """Take the model that the run came to, by its folder."""
         ...
 
     def finish(self, exit_code: int = 0) -> None:
@@ -33,84 +46,151 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Takes everything and keeps nothing: --wandb off, and every rank but the first."""
+    """Takes everything and keeps nothing: ``--tracker none``, and every rank but the first."""
 
-    def log(self, values: dict[str, Any]) -> None:
+    delivered = -1
+
+    def log(self, point: Point, views: Views | None) -> None:
         """Do nothing."""
 
-    def summary(self, values: dict[str, Any]) -> None:
+    def keep_model(self, folder: Path) -> None:
         """Do nothing."""
 
     def finish(self, exit_code: int = 0) -> None:
         """Do nothing."""
 
 
-class WandbTracker:
-    """A Weights & Biases run, online or offline."""
+class Unfailing:
+    """A tracker that training does not depend on: its first error is told, and it is left out."""
 
-    def __init__(self, run_dir: Path, *, mode: str, run_id: str, config: dict[str, Any]) -> None:
-        """Open the run ``run_id``; where the server does not answer, go on offline."""
-        arguments: dict[str, Any] = {
-            "project": os.environ.get("WANDB_PROJECT", PROJECT),
-            "dir": str(run_dir),
-            "id": run_id,
-            "name": run_dir.name,
-            "config": config,
-            "resume": "allow",
-            "settings": wandb.Settings(silent=True, init_timeout=30, x_disable_stats=False),
-        }
+    def __init__(self, make: Callable[[], Tracker]) -> None:
+        """Make the tracker, or do without."""
+        self.tracker: Tracker = NullTracker()
+        self._try(lambda: setattr(self, "tracker", make()))
+
+    @property
+    def delivered(self) -> int:
+        """As the tracker says."""
+        return self.tracker.delivered
+
+    def log(self, point: Point, views: Views | None) -> None:
+        """Pass on."""
+        self._try(lambda: self.tracker.log(point, views))
+
+    def keep_model(self, folder: Path) -> None:
+        """Pass on."""
+        self._try(lambda: self.tracker.keep_model(folder))
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Pass on."""
+        self._try(lambda: self.tracker.finish(exit_code))
+
+    def _try(self, action: Callable[[], None]) -> None:
         try:
-            self.run = wandb.init(mode=mode, **arguments)  # type: ignore[arg-type]
-        except wandb.Error:
-            if mode == "offline":
-                raise
-            self.run = wandb.init(mode="offline", **arguments)
-        # steps that go back, after a resume, are dropped unless the axis is a metric of its own
-        self.run.define_metric("step")
-        self.run.define_metric("epoch")
-        self.run.define_metric("train/*", step_metric="step")
-        self.run.define_metric("epoch/*", step_metric="epoch")
+            action()
+        except Exception as error:  # whatever it is: a tracker is not worth a training
+            self.tracker = NullTracker()
+            warn(f"tracking failed and is left out from here on ({error!r}); training goes on")
 
-    def log(self, values: dict[str, Any]) -> None:
-        """Send one point."""
-        self.run.log(values)
 
-    def summary(self, values: dict[str, Any]) -> None:
-        """Set the run's summary."""
-        self.run.summary.update(values)
+class Journal:
+    """Sends points, each sample count once, and remembers the latest for the checkpoints."""
 
-    def finish(self, exit_code: int = 0) -> None:
-        """Close the run."""
-        self.run.finish(exit_code=exit_code)
+    def __init__(self, tracker: Tracker, points: list[Point]) -> None:
+        """Send again what an earlier start has lost.
+
+        Args:
+            tracker: where points go.
+            points: the latest ones of earlier starts, as the checkpoint holds them; points are
+                added to this list. The last one is still open.
+        """
+        self.tracker, self.points = tracker, points
+        self.views: Views | None = None
+        for point in points[:-1]:
+            self._send(point)
+
+    def add(self, samples: int, values: dict[str, Any], views: Views | None = None) -> None:
+        """Take ``values`` known at ``samples`` images; the point before them is sent.
+
+        The last step of an epoch and the epoch are one point: it is sent when a later one comes.
+        """
+        if self.points and self.points[-1]["samples"] == samples:
+            self.points[-1].update(values)
+        else:
+            self._send_last()
+            self.points.append({"samples": samples, **values})
+            del self.points[:-KEPT_POINTS]
+        self.views = views
+
+    def close(self, exit_code: int, *, model: Path) -> None:
+        """Send the last point and the model of a run that is done; one that goes on keeps them."""
+        if exit_code == 0:
+            self._send_last()
+            self.tracker.keep_model(model)
+        self.tracker.finish(exit_code)
+
+    def _send_last(self) -> None:
+        if self.points:
+            self._send(self.points[-1], self.views)
+        self.views = None
+
+    def _send(self, point: Point, views: Views | None = None) -> None:
+        if point["samples"] > self.tracker.delivered:
+            self.tracker.log(dict(point), views)
 
 
 def make_tracker(
-    wanted: str, run_dir: Path, *, run_id: str, config: dict[str, Any], main: bool
+    config: TrainConfig,
+    *,
+    run_id: str,
+    facts: dict[str, Any],
+    manifest: Path,
+    points: Sequence[Point],
+    main: bool,
 ) -> Tracker:
-    """Return the tracker for this process.
+    """Return the tracker of this process.
 
     Args:
-        wanted: "auto", "online", "offline" or "off"; WANDB_MODE decides for "auto".
-        run_dir: RUN; the run's files go to RUN/wandb.
+        config: the flags.
         run_id: kept in the checkpoints, so that a resumed run goes on in the same curves.
-        config: flags and what they came to.
+        facts: what the flags came to: versions, hardware, digests.
+        manifest: the shards' manifest.json.
+        points: the latest ones of earlier starts.
         main: whether this is rank 0; others keep nothing.
     """
-    mode = wanted
-    if wanted == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
-    if not main or mode in ("off", "disabled", "dryrun"):
+    if not main:
         return NullTracker()
-    return WandbTracker(run_dir, mode=mode, run_id=run_id, config=config)
+    everything = {**config.flags(), **facts}
+
+    def wandb() -> Tracker:
+        from pipeline.learning.tracking_wandb import WandbTracker, open_run
+
+        run = open_run(
+            config.run_dir,
+            mode=config.wandb,
+            run_id=run_id,
+            config=everything,
+            group=group_of_run(config),
+            job_type=config.job_type,
+            tags=config.tags,
+            notes=config.notes,
+        )
+        return WandbTracker(run, config.run_dir, manifest) if run else NullTracker()
+
+    def tensorboard() -> Tracker:
+        from pipeline.learning.tracking_tensorboard import TensorBoard
+
+        first = points[0]["samples"] if points else 0
+        return TensorBoard(config.run_dir, config=everything, first=first)
+
+    kinds: dict[Literal["wandb", "tensorboard", "none"], Callable[[], Tracker]] = {
+        "wandb": wandb,
+        "tensorboard": tensorboard,
+        "none": NullTracker,
+    }
+    return Unfailing(kinds[config.tracker])
 
 
-def logged_in() -> bool:
-    """Say whether W&B would find a key by itself: in the environment or in ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+def group_of_run(config: TrainConfig) -> str:
+    """Return the group that this run and the reports on it are filed under."""
+    return config.group or config.run_dir.resolve().name

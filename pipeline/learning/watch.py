@@ -49,6 +49,8 @@ class Pace:
     def __init__(self) -> None:
         """Start the clock."""
         self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
+        self.looked = (self.start, 0.0, 0)
+        """Clock, seconds waited and images at the last look."""
 
     def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yield ``batches``, counting images and the time that ``next`` takes on the host."""
@@ -62,11 +64,47 @@ class Pace:
             self.images += len(batch.image_ids)
             yield batch
 
+    def look(self, processes: int) -> dict[str, float]:
+        """Return images/s of all processes and the share of time waiting, since the last look."""
+        now = (time.perf_counter(), self.waited, self.images)
+        seconds, waited, images = (new - old for new, old in zip(now, self.looked, strict=True))
+        self.looked = now
+        return rates(seconds, waited, images * processes)
+
     def stop(self, processes: int) -> dict[str, float]:
         """Return seconds, images/s of all processes, and the share of time waiting."""
         seconds = time.perf_counter() - self.start
         return {
             "seconds": round(seconds, 3),
-            "images_per_second": round(self.images * processes / seconds, 1),
-            "waiting_share": round(self.waited / seconds, 4),
+            **rates(seconds, self.waited, self.images * processes),
         }
+
+
+def rates(seconds: float, waited: float, images: float) -> dict[str, float]:
+    """Return images/s and the share of ``seconds`` that was waiting."""
+    return {
+        "images_per_second": round(images / seconds, 1),
+        "waiting_share": round(waited / seconds, 4),
+    }
+
+
+MOST_WAITING = 0.1
+"""Share of an epoch's time that may be spent waiting for data without a word."""
+
+
+def advice(waiting_share: float) -> str | None:
+    """Return what to do where the network waits for its data, None where it hardly does."""
+    if waiting_share <= MOST_WAITING:
+        return None
+    return (
+        f"{waiting_share:.0%} of the epoch was spent waiting for data: give more --threads (or "
+        "cores), pack smaller images (shards build --image-size, twice --image-size is plenty), "
+        "try the other --backend, or keep shards from slow storage on a local disk (--cache)"
+    )
+
+
+def gpu_memory(device: torch.device) -> dict[str, float]:
+    """Return the most memory that tensors have taken on a GPU, in GiB; nothing on a CPU."""
+    if device.type != "cuda":
+        return {}
+    return {"gpu_memory_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 3)}

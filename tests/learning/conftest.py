@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 TINY = (
     *("--arch", "shufflenet_v2_x0_5", "--weights", "none", "--image-size", "32", "--lr", "1e-3"),
-    *("--epochs", "3", "--batch-size", "6", "--threads", "1", "--wandb", "off", "--dropout", "0.2"),
+    *("--epochs", "3", "--batch-size", "6", "--threads", "1", "--tracker", "none", "--dropout", "0.2"),
     *("--optimizer", "adamw", "--schedule", "onecycle", "--ema-decay", "0.9"),
 )
 """Flags of a training that has dropout, an average and a moving rate, in a second or two."""

@@ -186,7 +186,7 @@ def test_training_and_judging_read_shards_from_a_bucket(
     upload(packed, "trained/")
     where = ("--shards", "s3://shards/trained", "--cache", tmp_path / "cache", "--threads", "1")
     size = ("--arch", "resnet18", "--weights", "none", "--image-size", "32", "--epochs", "1")
-    run = ("--run-dir", tmp_path / "run", "--batch-size", "8", "--wandb", "off")
+    run = ("--run-dir", tmp_path / "run", "--batch-size", "8", "--tracker", "none")
     done = command("train.py", *where, *size, *run)
     assert done.returncode == 0, done.stderr
     best = ("--checkpoint", tmp_path / "run" / "best", "--out", tmp_path / "report")
