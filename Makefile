@@ -17,7 +17,7 @@ $(VENV)/.complete: requirements.txt pyproject.toml
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the locked requirements into $(VENV) (some 7 GB on disk, most of it CUDA) ..."
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(VENV)/bin/uv pip sync --quiet --python $(PY) --require-hashes requirements.txt
+	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements.txt
 	@$(PY) -m pip --version >/dev/null && touch $@
 
 demo: env ## All of it on synthetic data: shards, training on 2 CPU processes, report

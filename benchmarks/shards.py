@@ -142,7 +142,9 @@ def contestants_for(
     found: dict[str, Callable[[], object]] = {
         "floor": pool(floor),
         "build": lambda: quiet(build),
-        "tar": lambda: quiet(["tar", "cf", str(out / "all.tar"), "-C", str(source), "."]),
+        "tar": lambda: quiet(
+            ["tar", "--hard-dereference", "-cf", str(out / "all.tar"), "-C", str(source), "."]
+        ),
         "floor_256": pool(floor_256),
         "build_256": lambda: quiet([*build, "--image-size", str(SIDE)]),
         "shardwriter_256": pool(shardwriter),

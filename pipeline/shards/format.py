@@ -7,7 +7,6 @@ time, owner or group, so equal samples give equal bytes. The index is the text t
 shards/README.md specifies both for other tools.
 """
 
-import io
 import re
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -54,23 +53,28 @@ class SampleIndex:
         return len(self.names)
 
 
-def write_tar(samples: Iterable[TarSample]) -> tuple[bytes, bytes]:
-    """Return the bytes of a tar of ``samples`` and those of its index."""
-    out = io.BytesIO()
+def write_tar(samples: Iterable[TarSample]) -> tuple[list[bytes], bytes]:
+    """Return the bytes of a tar of ``samples``, in pieces, and those of its index.
+
+    Pieces, as joining them would copy every image once more, into memory that is new each time.
+    """
+    pieces: list[bytes] = []
     lines: list[str] = []
+    end = 0
     for sample in samples:
         words: list[str] = []
         for extension, payload in zip(MEMBERS, sample[1:], strict=True):
             name = f"{sample.image_id}.{extension}"
-            out.write(_header(name, len(payload)))
-            words += [extension, str(out.tell()), str(len(payload)), name]
-            out.write(payload)
-            out.write(bytes(-len(payload) % tarfile.BLOCKSIZE))
+            start = end + tarfile.BLOCKSIZE
+            words += [extension, str(start), str(len(payload)), name]
+            padding = bytes(-len(payload) % tarfile.BLOCKSIZE)
+            pieces += [_header(name, len(payload)), payload, padding]
+            end = start + len(payload) + len(padding)
         lines.append(" ".join(words))
-    out.write(bytes(2 * tarfile.BLOCKSIZE))
-    out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
+    end += 2 * tarfile.BLOCKSIZE
+    pieces.append(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
     index = "".join(f"{line}\n" for line in [f"{INDEX_VERSION} {len(lines)}", *lines])
-    return out.getvalue(), index.encode("ascii")
+    return pieces, index.encode("ascii")
 
 
 def _header(name: str, size: int) -> bytes:

@@ -71,13 +71,14 @@ class ObjectStore:
         except (ImportError, ValueError) as error:
             raise DataError(f"cannot reach {self.url}: {error}") from error
 
-    def publish(self, name: str, data: bytes) -> None:
+    def publish(self, name: str, *pieces: bytes) -> None:
         """Put one object; it appears whole or not at all.
 
         Raises:
             DataError: the storage refuses or cannot be reached.
         """
         system, root = self._connect()
+        data = b"".join(pieces)
         what = f"write {name} ({len(data):,} bytes) to"
         try:
             with self._told(what):

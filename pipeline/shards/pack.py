@@ -8,6 +8,7 @@ is complete", which is what a build started again goes by; calling it twice chan
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -65,8 +66,8 @@ class Receipt:
 class PackedShard:
     """The bytes of one shard and what they came from."""
 
-    tar: bytes
-    """The tar."""
+    tar: tuple[bytes, ...]
+    """The tar, in pieces."""
     index: bytes
     """The index beside it."""
     receipt: Receipt
@@ -105,7 +106,7 @@ def pack_shard(
         kept.append(row)
     tar, index = write_tar(samples)
     entry = _entry(shard, kept, tar, index)
-    return PackedShard(tar, index, Receipt(entry, **{k: tuple(v) for k, v in notes.items()}))
+    return PackedShard(tuple(tar), index, Receipt(entry, **{k: tuple(v) for k, v in notes.items()}))
 
 
 def tar_sample(row: dict[str, Any], jpeg: bytes) -> TarSample:
@@ -118,14 +119,19 @@ def tar_sample(row: dict[str, Any], jpeg: bytes) -> TarSample:
     )
 
 
-def _entry(shard: ShardPlan, kept: list[dict[str, Any]], tar: bytes, index: bytes) -> ShardEntry:
+def _entry(
+    shard: ShardPlan, kept: list[dict[str, Any]], tar: Sequence[bytes], index: bytes
+) -> ShardEntry:
+    digest = hashlib.sha256()
+    for piece in tar:
+        digest.update(piece)
     return ShardEntry(
         path=shard.path,
         split=shard.split,
         fold=shard.fold,
         samples=len(kept),
-        bytes=len(tar),
-        sha256=hashlib.sha256(tar).hexdigest(),
+        bytes=sum(map(len, tar)),
+        sha256=digest.hexdigest(),
         index_sha256=hashlib.sha256(index).hexdigest(),
         class_counts={dx: sum(row["dx"] == dx for row in kept) for dx in DX},
     )
@@ -156,7 +162,7 @@ class PackWork:
         packed = pack_shard(shard, self.images, self.settings, on_bad_image=self.on_bad_image)
         entry = packed.receipt.entry
         if entry.samples:
-            self.store.publish(entry.path, packed.tar)
+            self.store.publish(entry.path, *packed.tar)
             self.store.publish(entry.index_path, packed.index)
         self.store.publish(receipt_name(entry.path), packed.receipt.to_json())
         return packed.receipt

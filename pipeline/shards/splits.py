@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pipeline.ham10000.taxonomy import DX
 
@@ -35,17 +33,24 @@ def find_groups(
         pairs: image ids that show the same lesion; pairs with an unknown id are ignored.
         by: columns of which an equal value means "together".
     """
+    parent = list(range(len(table)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]  # halves the path for whoever comes next
+            row = parent[row]
+        return row
+
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"])}
-    edges = [(row_of[a], row_of[b]) for a, b in pairs if a in row_of and b in row_of]
+    for a, b in pairs:
+        if a in row_of and b in row_of:
+            parent[root(row_of[a])] = root(row_of[b])
     for column in by:
         first: dict[str, int] = {}
         for row, value in enumerate(table[column]):
             if value:
-                edges.append((row, first.setdefault(value, row)))
-    size = len(table)
-    ends = np.array(edges, dtype=np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), (size, size))
-    component = connected_components(graph, directed=False)[1]
+                parent[root(row)] = root(first.setdefault(value, row))
+    component = [root(row) for row in range(len(table))]
     smallest: dict[int, str] = {}
     for number, lesion in zip(component, table["lesion_id"], strict=True):
         smallest[number] = min(lesion, smallest.get(number, lesion))

@@ -19,8 +19,8 @@ PARTIAL = ".partial-"
 class Store(Protocol):
     """What the builder needs of the place it writes to."""
 
-    def publish(self, name: str, data: bytes) -> None:
-        """Write a file; it appears under its name whole or not at all."""
+    def publish(self, name: str, *pieces: bytes) -> None:
+        """Write a file of these bytes; it appears under its name whole or not at all."""
         ...
 
     def read(self, name: str) -> bytes | None:
@@ -55,7 +55,7 @@ class LocalStore:
         """Use ``root``, which is made with the first file."""
         self.root = root
 
-    def publish(self, name: str, data: bytes) -> None:
+    def publish(self, name: str, *pieces: bytes) -> None:
         """Write beside, flush to the disk, rename.
 
         Raises:
@@ -66,14 +66,15 @@ class LocalStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                file.write(data)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         except OSError as error:
             _forget(partial)
+            size = sum(map(len, pieces))
             raise DataError(
-                f"cannot write {path} ({len(data):,} bytes): {error.strerror or error}; make room "
+                f"cannot write {path} ({size:,} bytes): {error.strerror or error}; make room "
                 f"or give another --out. What is complete stays: the same command goes on from it"
             ) from error
 

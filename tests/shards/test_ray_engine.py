@@ -30,8 +30,8 @@ class DeadlyStore(LocalStore):
     root: Path
     marker: Path
 
-    def publish(self, name: str, data: bytes) -> None:
-        super().publish(name, data)
+    def publish(self, name: str, *pieces: bytes) -> None:
+        super().publish(name, *pieces)
         if name.endswith("000002.tar"):
             try:
                 self.marker.open("x").close()

@@ -35,19 +35,19 @@ def by_tarfile(samples: list[TarSample]) -> bytes:
 
 
 def test_tar_is_byte_for_byte_what_tarfile_writes():
-    assert write_tar(SAMPLES)[0] == by_tarfile(SAMPLES)
+    assert b"".join(write_tar(SAMPLES)[0]) == by_tarfile(SAMPLES)
 
 
 def test_tar_has_no_time_owner_or_extension_header():
-    with tarfile.open(fileobj=io.BytesIO(write_tar(SAMPLES)[0])) as tar:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(write_tar(SAMPLES)[0]))) as tar:
         for member in tar:
             assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
             assert (member.uname, member.gname, member.pax_headers) == ("", "", {})
 
 
 def test_index_is_the_one_dali_writes(tmp_path):
-    tar, index = write_tar(SAMPLES)
-    (tmp_path / "a.tar").write_bytes(tar)
+    pieces, index = write_tar(SAMPLES)
+    (tmp_path / "a.tar").write_bytes(b"".join(pieces))
     tool = Path(sys.executable).with_name("wds2idx")
     if not tool.exists():
         pytest.skip("DALI's wds2idx is not installed here")
@@ -56,7 +56,8 @@ def test_index_is_the_one_dali_writes(tmp_path):
 
 
 def test_index_points_at_the_payloads(tmp_path):
-    tar, index = write_tar(SAMPLES)
+    pieces, index = write_tar(SAMPLES)
+    tar = b"".join(pieces)
     (tmp_path / "a.idx").write_bytes(index)
     found = read_index(tmp_path / "a.idx")
     assert found.names == tuple(sample.image_id for sample in SAMPLES)
@@ -82,7 +83,8 @@ def test_unusable_index_is_refused(text):
 
 @pytest.mark.parametrize("cut", [1, 513, 3000])
 def test_truncated_tar_has_no_index(tmp_path, cut):
-    tar, index = write_tar(SAMPLES)
+    pieces, index = write_tar(SAMPLES)
+    tar = b"".join(pieces)
     end = tar.rindex(b"{}") + 512
     (tmp_path / "a.tar").write_bytes(tar[: end - cut])
     with contextlib.suppress(DataError):
