@@ -41,7 +41,8 @@ def write_tiny_shards(root: Path, *, shards: int, samples_per_shard: int) -> Non
         rows = [
             _row(number * samples_per_shard + place, path) for place in range(samples_per_shard)
         ]
-        tar, index = write_tar([tar_sample(row, jpeg) for row in rows])
+        pieces, index = write_tar([tar_sample(row, jpeg) for row in rows])
+        tar = b"".join(pieces)
         (root / path).write_bytes(tar)
         (root / path).with_suffix(".idx").write_bytes(index)
         entries.append(_entry(path, rows, tar, index))
