@@ -97,6 +97,12 @@ def judge(flags: options.JudgeOptions) -> None:
     shown = explain(model, card, jpegs, called.tolist(), accelerator.device)
     pictures = dict(zip(rows, shown, strict=True))
     report.write_report(flags.out, frame, metrics, about, pictures, chosen)
+    if flags.tracker == "wandb":
+        from pipeline.learning.tracking_report import track_report  # W&B takes a second to import
+
+        track_report(
+            flags.out, metrics, checkpoint=flags.checkpoint, mode=flags.wandb, group=flags.group
+        )
     tell(metrics, flags)
 
 

@@ -50,6 +50,12 @@ class JudgeOptions:
     """Of the resamples and of the drawn sample of predictions."""
     allow_leak: bool = False
     """Judge even on samples that the checkpoint has seen; the report says so in red."""
+    tracker: Literal["wandb", "none"] = "none"
+    """wandb: log the figures and the report as an artifact to Weights & Biases too."""
+    wandb: Literal["auto", "online", "offline"] = "auto"
+    """As for train.py: auto is online when logged in and the server answers, else offline."""
+    group: str = ""
+    """W&B group. Default: that of the training which made the checkpoint."""
 
     def __post_init__(self) -> None:
         """Refuse what no report could be made with."""

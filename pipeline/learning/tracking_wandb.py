@@ -18,7 +18,7 @@ import wandb
 
 from pipeline.learning.checkpoints import warn
 from pipeline.learning.stored import read_card
-from pipeline.learning.views import Case, Views
+from pipeline.learning.views import NAMES, Case, Views
 from pipeline.learning.wandb_file import last_step
 
 PROJECT = "ham10000"
@@ -38,6 +38,12 @@ HIGHER_IS_BETTER = (
     *("epoch/val_dx_accuracy", "epoch/val_dx_balanced_accuracy", "epoch/images_per_second"),
 )
 """Metrics whose best value stands in the run's summary."""
+
+AREA, CONFUSION = "wandb/area-under-curve/v0", "wandb/confusion_matrix/v1"
+"""W&B's own chart definitions."""
+
+CONFUSION_COLUMNS = ("Actual", "Predicted", "nPredictions")
+"""As the latter names them."""
 
 COLUMNS = ("image_id", "actual", "predicted", "probability", "dx", "age", "sex", "site")
 """Of the table of predictions, after the image."""
@@ -113,6 +119,8 @@ def open_run(
         notes: free.
         run_id: of a run to go on with.
     """
+    # W&B's reports on its own errors go to the server too, and wait for it when a process ends
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     mode = choose_mode(mode)
     if mode == "disabled":
         return None
@@ -236,7 +244,7 @@ def curve(points: Any, x: str, y: str, title: str) -> Any:
     """A line chart of rows [n, 2]."""
     rows: Any = [["malignant", *row] for row in points.tolist()]
     return wandb.plot_table(
-        "wandb/area-under-curve/v0",
+        AREA,
         wandb.Table(columns=["class", x, y], data=rows),
         {"x": x, "y": y, "class": "class"},
         {"title": title, "x-axis-title": x, "y-axis-title": y},
@@ -245,17 +253,15 @@ def curve(points: Any, x: str, y: str, title: str) -> Any:
 
 def confusion(views: Views) -> Any:
     """A chart of the confusion matrix."""
-    names = ("benign", "malignant")
     rows: Any = [
-        [names[actual], names[called], int(views.confusion[actual, called])]
+        [NAMES[actual], NAMES[called], int(views.confusion[actual, called])]
         for actual in (0, 1)
         for called in (0, 1)
     ]
-    columns: Any = ["Actual", "Predicted", "nPredictions"]
     return wandb.plot_table(
-        "wandb/confusion_matrix/v1",
-        wandb.Table(columns=columns, data=rows),
-        {name: name for name in columns},
+        CONFUSION,
+        wandb.Table(columns=list(CONFUSION_COLUMNS), data=rows),
+        {name: name for name in CONFUSION_COLUMNS},
         {"title": "Validation, at the fitted threshold"},
     )
 
