@@ -103,8 +103,8 @@ class ImageStore:
         container = self.containers[location.container]
         try:
             if container.is_dir():
-                return _read_file(container / location.member)
-            return _read_member(self._zip(location.container), location.member)
+                return _read_file(container / location.member, location.size)
+            return _read_member(self._zip(location.container), location.member, location.size)
         except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
             raise DataError(f"cannot read {self.where(image_id)}: {e}") from e
 
@@ -191,17 +191,18 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
             yield entry.filename, entry.file_size, entry.CRC
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path, size: int) -> bytes:
     with path.open("rb") as file:
-        return _bounded(file.read(MAX_IMAGE_BYTES + 1))
+        return _bounded(file.read(size + 1), size)
 
 
-def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _read_member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
     with archive.open(name) as file:
-        return _bounded(file.read(MAX_IMAGE_BYTES + 1))
+        return _bounded(file.read(size + 1), size)
 
 
-def _bounded(data: bytes) -> bytes:
-    if len(data) > MAX_IMAGE_BYTES:
-        raise OSError(f"it has more than {MAX_IMAGE_BYTES:,} bytes")
+def _bounded(data: bytes, size: int) -> bytes:
+    """Refuse what is longer than it was said to be: a zip's directory can lie."""
+    if len(data) > size:
+        raise OSError(f"it has more than the {size:,} bytes that it had when the source was listed")
     return data

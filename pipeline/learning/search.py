@@ -92,6 +92,8 @@ class Options:
     """Seconds between signs of life; another machine's trial is taken over after six without."""
     grace: float = 60.0
     """Seconds that a training gets to save and leave."""
+    page: bool = True
+    """Draw the plots and write search.html; of many processes on one study one is enough."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -191,7 +193,7 @@ class Search:
     watch: Watch = field(init=False)
     failures: int = 0
     """Trials that failed here since one did not."""
-    drawn: float = 0.0
+    drawn: float = field(default_factory=time.monotonic)
     """When the page was last made, on this process's clock."""
     holding: dict[int, int] = field(default_factory=dict)
     """Descriptors of search.lock, by trial."""
@@ -305,7 +307,7 @@ class Search:
         )
         self.tell(trial, attempt, outcome)
         self.let_go(trial)
-        self.draw(force=False)
+        self.write(last=False)
 
     def tell(self, trial: optuna.Trial, attempt: Attempt, outcome: Outcome) -> None:
         """Write a start's outcome into the study, and say it."""
@@ -336,15 +338,17 @@ class Search:
 
     # -- what came out
 
-    def draw(self, *, force: bool) -> None:
-        """Write the table, the plots and the page; not at each trial where they end quickly."""
-        if not force and time.monotonic() - self.drawn < REDRAWN:
-            return
-        with locked(self.options.out / ".lock"):
-            search_report.write(
-                self.options.out,
+    def write(self, *, last: bool) -> None:
+        """Write the table, and now and then the plots and the page."""
+        trials, out = self.live_trials(), self.options.out
+        with locked(out / ".lock"):
+            search_report.write_table(out, trials, self.space)
+            if not self.options.page or not (last or time.monotonic() - self.drawn > REDRAWN):
+                return
+            search_report.write_page(
+                out,
                 self.study,
-                self.live_trials(),
+                trials,
                 space=self.space,
                 command=self.best_command(),
                 every=self.options.every,
@@ -365,10 +369,11 @@ class Search:
 
     def finish(self) -> None:
         """Write everything, print the table and the best flags, and leave."""
-        self.draw(force=True)
+        self.write(last=True)
         trials, out = self.live_trials(), self.options.out
         print(search_report.as_text(trials, self.space))
-        print(f"table in {out / 'trials.csv'}, page in {out / 'search.html'}")
+        page = f", page in {out / 'search.html'}" if self.options.page else ""
+        print(f"table in {out / 'trials.csv'}{page}")
         if command := self.best_command():
             print(f"\nthe best flags by validation ROC-AUC:\n\n{shlex.join(command)}", flush=True)
         running = sum(t.state == TrialState.RUNNING for t in trials)

@@ -41,13 +41,17 @@ DPI = 110
 
 def rows(trials: Sequence[FrozenTrial], space: Space) -> list[dict[str, Any]]:
     """Return a row for each trial: those that were done first, the best of each kind first."""
-    order = list(STATES)
+    order, failed = list(STATES), any("reason" in trial.user_attrs for trial in trials)
 
     def key(trial: FrozenTrial) -> tuple:
         value = roc_auc(trial)
         return order.index(trial.state), -value if value == value else 1.0, trial.number
 
-    return [row(trial, space) for trial in sorted(trials, key=key)]
+    table = [row(trial, space) for trial in sorted(trials, key=key)]
+    if not failed:
+        for entry in table:
+            del entry["reason"]
+    return table
 
 
 def row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
@@ -83,7 +87,17 @@ def cell(name: str, value: Any) -> str:
     return f"{value:.1f}" if name == "minutes" else short(value)
 
 
-def write(
+def write_table(out: Path, trials: Sequence[FrozenTrial], space: Space) -> None:
+    """Write STUDY/trials.csv and, where a trial was done, STUDY/best.json."""
+    table = pd.DataFrame(rows(trials, space))
+    write_text(out / "trials.csv", table.to_csv(index=False, lineterminator="\n"))
+    best = best_of(trials)
+    if best is not None:
+        found = {"trial": best.number, "roc_auc": best.value, "flags": flags(best.params)}
+        write_text(out / "best.json", json.dumps(found, indent=2) + "\n")
+
+
+def write_page(
     out: Path,
     study: optuna.Study,
     trials: Sequence[FrozenTrial],
@@ -92,7 +106,7 @@ def write(
     command: Sequence[str],
     every: Sequence[str],
 ) -> None:
-    """Write everything into STUDY; each file appears whole.
+    """Write the plots and the page into STUDY; each file appears whole.
 
     Args:
         out: STUDY.
@@ -102,10 +116,7 @@ def write(
         command: the words that train with the best flags; none where no trial was done.
         every: the flags that all trials had.
     """
-    table = rows(trials, space)
-    if not table:
-        return
-    write_text(out / "trials.csv", pd.DataFrame(table).to_csv(index=False, lineterminator="\n"))
+    table, best = rows(trials, space), best_of(trials)
     figures = {
         "history": search_plots.history(trials),
         "curves": search_plots.curves(trials),
@@ -114,10 +125,6 @@ def write(
     }
     for name, figure in figures.items():
         save(figure, out / f"{name}.png")
-    best = best_of(trials)
-    if best is not None:
-        found = {"trial": best.number, "roc_auc": best.value, "flags": flags(best.params)}
-        write_text(out / "best.json", json.dumps(found, indent=2) + "\n")
     page = template().render(
         name=study.study_name,
         rows=[{k: cell(k, v) for k, v in entry.items()} for entry in table],

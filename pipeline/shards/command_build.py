@@ -86,12 +86,12 @@ def build_shards(options: BuildOptions, *, progress: bool = True) -> Manifest:
     Raises:
         DataError: whatever the user can mend.
     """
+    engine = run_here(options.workers) if options.engine == "local" else run_on_ray(options.address)
     source = open_source(mirrored(options.source, source_cache(), progress=progress).absolute())
     settings = settings_for(options, source)
     plan = make_plan(source, settings)
     for note in [*source.notes, *plan_notes(options, settings, plan)]:
         print(f"note: {note}", file=sys.stderr, flush=True)
-    engine = run_here(options.workers) if options.engine == "local" else run_on_ray(options.address)
     return build(plan, source, store_for(options.out), settings, engine, progress=progress)
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for
 
 from pipeline.errors import DataError
@@ -29,6 +30,9 @@ def run_here(workers: int) -> Callable[[PackWork, Sequence[ShardPlan]], Iterator
     """Return an engine with ``workers`` processes (0: one a core, 1: this process itself)."""
     if workers < 0:
         raise DataError(f"--workers is {workers}; expected 0 (one a core) or more")
+    if (workers or cores()) > 1:  # it starts while the builder reads the source and plans
+        multiprocessing.set_forkserver_preload([__name__])
+        forkserver.ensure_running()
 
     def engine(work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
         count = min(workers or cores(), len(shards))
@@ -39,7 +43,6 @@ def run_here(workers: int) -> Callable[[PackWork, Sequence[ShardPlan]], Iterator
 
 def _in_pool(work: PackWork, shards: Sequence[ShardPlan], workers: int) -> Iterator[Receipt]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(work,))
     pending: set[Future[Receipt]] = set()
     try:
