@@ -44,8 +44,10 @@ def resolved(accelerator: Accelerator, *, threads: int) -> dict[str, Any]:
         "device": str(accelerator.device.type),
         "precision": accelerator.mixed_precision,
         "threads": threads,
-        "python": platform.python_version(),
-        **{package: installed(package) for package in PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: installed(package) for package in PACKAGES},
+        },
         **hardware(accelerator),
     }
 

@@ -202,7 +202,7 @@ def define_metrics(run: wandb.Run) -> None:
         for name in names:
             run.define_metric(name, step_metric="epoch", summary=best)
     for name in ("best_roc_auc", "best_epoch"):
-        run.define_metric(name, step_metric="epoch", summary="last")
+        run.define_metric(name, step_metric="epoch")
 
 
 def use_shards(run: wandb.Run, manifest: Path) -> None:

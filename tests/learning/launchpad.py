@@ -7,6 +7,7 @@ the others get SIGTERM, and SIGKILL a little later.
 An order may tell one rank to die: ``die`` is [rank, place, count] or [rank, place, count, signal],
 and at the ``count``-th visit of ``place`` ("step", "fsync" or "validation") that process sends
 itself the signal, SIGKILL unless named. ``file_limit`` is the largest file that may be written.
+``die`` [rank, "slow", N] kills nobody: that rank's training batches take N milliseconds longer.
 """
 
 import json
@@ -36,6 +37,7 @@ def killer(count: int, name: str):
 def arm(place: str, count: int, name: str = "SIGKILL") -> None:
     """Let this process kill itself at the ``count``-th visit of ``place``."""
     from pipeline.learning import disk, run, watch
+    from pipeline.loading.portable import PortableLoader
 
     visit = killer(count, name)
     if place == "step":
@@ -52,6 +54,15 @@ def arm(place: str, count: int, name: str = "SIGKILL") -> None:
                 os.fsync(descriptor)
 
         disk.os = DyingOs()
+    elif place == "slow":
+        brisk = PortableLoader.epoch
+
+        def slow(self, epoch, start=0):
+            for batch in brisk(self, epoch, start):
+                time.sleep(count / 1000)
+                yield batch
+
+        PortableLoader.epoch = slow
     else:
         calm = run.Run.until_interrupted
 
