@@ -220,4 +220,4 @@ def patiently(call: Callable[[], T], *, seconds: float = 60.0) -> T:
                     f"the study's storage has not answered for {seconds:.0f} s ({error}); the "
                     "training was saved: start the same command again when it does"
                 ) from error
-            time.sleep(1.0)
+            time.sleep(0.5)

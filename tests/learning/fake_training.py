@@ -1,0 +1,64 @@
+"""Stands in for train.py: the same folder, table, signals and exit codes, in milliseconds.
+
+An epoch takes FAKE_SECONDS. Starts and ends are lines "folder event pid epoch" in FAKE_DIARY. A
+rate above FAKE_NAN is an error; FAKE_HANG ignores SIGTERM; FAKE_CHILD works in a child process, as
+under a launcher.
+"""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def flags() -> dict[str, str]:
+    words = [part for word in sys.argv[1:] for part in word.split("=")]
+    return {k.removeprefix("--"): v for k, v in zip(words[::2], words[1::2], strict=True)}
+
+
+def value(lr: float, epoch: int) -> float:
+    """Best at 3e-4, rising with the epochs."""
+    return 0.5 + 0.4 * math.exp(-((math.log10(lr) + 3.5) ** 2)) * (1 - 0.5**epoch)
+
+
+def main() -> None:
+    given = flags()
+    run, lr, epochs = Path(given["run-dir"]), float(given["lr"]), int(given["epochs"])
+    table = run / "history.csv"
+    rows = table.read_text().splitlines() if table.exists() else ["epoch,val_roc_auc"]
+
+    def note(event: str) -> None:
+        with Path(os.environ["FAKE_DIARY"]).open("a") as diary:
+            diary.write(f"{run.name} {event} {os.getpid()} {len(rows) - 1}\n")
+
+    def leave(*_) -> None:
+        note("saved")
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if "FAKE_HANG" in os.environ else leave)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "checkpoints").mkdir(exist_ok=True)
+    manifest = os.environ.get("FAKE_MANIFEST", "f00d")
+    (run / "config.json").write_text(json.dumps({"manifest_sha256": manifest}))
+    note(f"start[{' '.join(sys.argv[1:]).replace(' ', '|')}]")
+    if lr > float(os.environ.get("FAKE_NAN", "inf")):
+        print("error: the loss is nan", flush=True)
+        raise SystemExit(2)
+    while len(rows) <= epochs:
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "0.01")))
+        rows.append(f"{len(rows)},{value(lr, len(rows))}")
+        beside = table.with_name(".history")
+        beside.write_text("\n".join(rows) + "\n")
+        beside.replace(table)
+    note("done")
+
+
+if __name__ == "__main__":
+    if "FAKE_CHILD" in os.environ:  # as accelerate launch does it: dies of SIGTERM, tells nobody
+        del os.environ["FAKE_CHILD"]
+        raise SystemExit(subprocess.run([sys.executable, *sys.argv], check=False).returncode)
+    main()
