@@ -4,7 +4,6 @@ python -m benchmarks.shards_memory PEAK.json build --source ... --out ...
 """
 
 import json
-import resource
 import sys
 import threading
 from pathlib import Path
@@ -13,17 +12,24 @@ from pipeline.cli import guard
 from pipeline.shards.__main__ import main
 
 
+def peak_of(status: Path) -> int:
+    """Return a process's highest resident memory, bytes.
+
+    Not ``ru_maxrss``: a process inherits that from the larger one that started it.
+    """
+    fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) * 1024 if "VmHWM" in fields else 0
+
+
 def worker_peak() -> int:
     """Return the highest peak (bytes) among the descendants of this process that run now."""
     peaks = [0]
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
-            command = (status.parent / "cmdline").read_text()
+            if "forkserver" in (status.parent / "cmdline").read_text():
+                peaks.append(peak_of(status))
         except (OSError, ValueError):
             continue
-        if "forkserver" in command and "VmHWM" in fields:
-            peaks.append(int(fields["VmHWM"].split()[0]) * 1024)
     return max(peaks)
 
 
@@ -42,7 +48,7 @@ def run(path: Path, argv: list[str]) -> None:
     main(argv)
     done.set()
     watcher.join()
-    builder = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    builder = peak_of(Path("/proc/self/status"))
     path.write_text(json.dumps({"builder": builder, "workers": peak}))
 
 

@@ -9,6 +9,8 @@ read as an image; what is no regular file or larger than ``MAX_IMAGE_BYTES`` is 
     jpeg = store.read("ISIC_0024306")
 """
 
+import copy
+import functools
 import os
 import re
 import zipfile
@@ -66,12 +68,13 @@ class ImageStore:
         self.source = require_folder(source)
         self.containers = find_containers(self.source)
         self.locations = _index(self.containers)
-        self._zips: dict[int, zipfile.ZipFile] = {}
-        self._pid = os.getpid()
 
-    def __getstate__(self) -> dict:
-        """Leave the open zips behind: a process must not share another's file position."""
-        return self.__dict__ | {"_zips": {}}
+    def only(self, image_ids: Iterable[str]) -> "ImageStore":
+        """Return a store of these images alone: small to send, however large the source."""
+        part = copy.copy(self)
+        known = self.locations
+        part.locations = {name: known[name] for name in image_ids if name in known}
+        return part
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -104,17 +107,15 @@ class ImageStore:
         try:
             if container.is_dir():
                 return _read_file(container / location.member, location.size)
-            return _read_member(self._zip(location.container), location.member, location.size)
+            return _read_member(_zip(container, os.getpid()), location.member, location.size)
         except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
             raise DataError(f"cannot read {self.where(image_id)}: {e}") from e
 
-    def _zip(self, container: int) -> zipfile.ZipFile:
-        """Return this process's handle of a zip."""
-        if self._pid != os.getpid():
-            self._zips, self._pid = {}, os.getpid()
-        if container not in self._zips:
-            self._zips[container] = zipfile.ZipFile(self.containers[container])
-        return self._zips[container]
+
+@functools.cache
+def _zip(path: Path, process: int) -> zipfile.ZipFile:
+    """Return the handle of a zip; no process may use another's, which has its own file position."""
+    return zipfile.ZipFile(path)
 
 
 def find_containers(source: Path) -> tuple[Path, ...]:

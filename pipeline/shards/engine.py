@@ -1,8 +1,8 @@
 """The engine of one machine: a pool of processes, each packing whole shards.
 
 Workers come from a fork server, so they inherit neither threads nor open files of the process that
-builds, and they end when it does, however it ends. At most two shards a worker are under way, so
-memory does not grow with the number of shards.
+builds, and they end when it does, however it ends. At most two shards a worker are under way, and
+a worker is told of the images of its shard alone, so its memory does not grow with the source.
 """
 
 import multiprocessing
@@ -17,8 +17,6 @@ from multiprocessing.connection import wait as wait_for
 from pipeline.errors import DataError
 from pipeline.shards.pack import PackWork, Receipt
 from pipeline.shards.shard_plan import ShardPlan
-
-_work: PackWork | None = None
 
 
 def cores() -> int:
@@ -43,14 +41,14 @@ def run_here(workers: int) -> Callable[[PackWork, Sequence[ShardPlan]], Iterator
 
 def _in_pool(work: PackWork, shards: Sequence[ShardPlan], workers: int) -> Iterator[Receipt]:
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(work,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start)
     pending: set[Future[Receipt]] = set()
     try:
         for shard in shards:
             if len(pending) >= 2 * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            pending.add(pool.submit(_call, shard))
+            pending.add(pool.submit(work.part(shard), shard))
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
@@ -63,9 +61,7 @@ def _in_pool(work: PackWork, shards: Sequence[ShardPlan], workers: int) -> Itera
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(work: PackWork) -> None:
-    global _work  # noqa: PLW0603 (a worker process has one piece of work, sent once)
-    _work = work
+def _start() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
@@ -75,8 +71,3 @@ def _follow(sentinel: int) -> None:
     """Leave when the building process is gone; a pool's workers would wait forever."""
     wait_for([sentinel])
     os._exit(1)
-
-
-def _call(shard: ShardPlan) -> Receipt:
-    assert _work is not None
-    return _work(shard)

@@ -8,7 +8,7 @@ is complete", which is what a build started again goes by; calling it twice chan
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -34,6 +34,10 @@ class Images(Protocol):
 
     def where(self, image_id: str) -> str:
         """Return where they are, for a message."""
+        ...
+
+    def only(self, image_ids: Iterable[str]) -> "Images":
+        """Return the same for these images alone."""
         ...
 
 
@@ -156,6 +160,11 @@ class PackWork:
     """How image bytes are made."""
     on_bad_image: Literal["error", "skip"]
     """Whether a bad image ends the build."""
+
+    def part(self, shard: ShardPlan) -> "PackWork":
+        """Return what packing this shard takes, and no more: what is sent to another process."""
+        images = self.images.only(row["image_id"] for row in shard.rows)
+        return dataclasses.replace(self, images=images)
 
     def __call__(self, shard: ShardPlan) -> Receipt:
         """Return the receipt, which is also left in the store, after the shard itself."""

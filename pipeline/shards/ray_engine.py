@@ -69,12 +69,11 @@ def _require_listener(address: str | None) -> None:
 def _run(ray: Any, work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
     """Yield receipts as they come; at most two shards a core are under way."""
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
-    shared = ray.put(work)
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting, running = list(reversed(shards)), []
     while waiting or running:
         while waiting and len(running) < most:
-            running.append(task.remote(shared, waiting.pop()))
+            running.append(_submit(task, work, waiting.pop()))
         done, running = ray.wait(running, num_returns=1)
         for reference in done:
             try:
@@ -88,6 +87,10 @@ def _run(ray: Any, work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Rece
                     f"a shard could not be packed in {RETRIES + 1} attempts: {error}; the same "
                     f"command goes on from what is complete"
                 ) from error
+
+
+def _submit(task: Any, work: PackWork, shard: ShardPlan) -> Any:
+    return task.remote(work.part(shard), shard)
 
 
 def _call(work: PackWork, shard: ShardPlan) -> Receipt:

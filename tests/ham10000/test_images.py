@@ -131,3 +131,16 @@ def test_rows_without_image_are_counted_and_named(tmp_path):
         require_images([f"ISIC_{n}" for n in range(1, 7)], store)
     with pytest.raises(DataError, match="no image ISIC_9"):
         store.read("ISIC_9")
+
+
+def test_a_part_of_a_store_is_as_small_as_what_it_holds_and_reads_the_same(tmp_path):
+    folder = tmp_path / "HAM10000_images_part_1"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"ISIC_{number:07d}.jpg").write_bytes(str(number).encode())
+    store = ImageStore(tmp_path)
+    part = pickle.loads(pickle.dumps(store.only(["ISIC_0000007", "ISIC_0000299", "unknown"])))
+    assert part.ids() == {"ISIC_0000007", "ISIC_0000299"}
+    assert part.read("ISIC_0000299") == store.read("ISIC_0000299") == b"299"
+    assert len(pickle.dumps(part)) < len(pickle.dumps(store)) / 20
+    assert len(store) == 300
