@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 OPEN_SHARDS = 64
 """File descriptors that are kept open; others are opened again when needed."""
 
+END_OF_IMAGE = b"\xff\xd9"
+"""The last marker of a JPEG, and, in a shard, its last bytes."""
+
 
 class Samples:
     """Read access to the samples of one split, by their number in packing order."""
@@ -73,7 +76,12 @@ class Samples:
         return data
 
     def size_of(self, sample: int, data: bytes) -> tuple[int, int]:
-        """Return width and height in pixels from the header of a JPEG; DataError if it is none."""
+        """Return width and height in pixels of a JPEG; DataError if it is none, or ends early.
+
+        The end is looked at because DALI decodes what is left of an image and says nothing.
+        """
+        if not data.endswith(END_OF_IMAGE):
+            raise self.undecodable(sample, "no end-of-image marker at its end")
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError as error:

@@ -1,0 +1,255 @@
+"""Samples that cannot be decoded, shards that vanish, memory that runs out: named, with advice."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nvidia.dali.pipeline import Pipeline
+
+from pipeline.cli import guard
+from pipeline.errors import DataError
+from pipeline.loading import samples as samples_module
+from pipeline.shards.dataset import Split, ensure_intact, open_shards
+from pipeline.shortage import out_of_memory
+
+ROOT = Path(__file__).resolve().parents[2]
+ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
+
+BACKENDS = ("dali", "portable")
+
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def half(jpeg: bytes) -> bytes:
+    return jpeg[: len(jpeg) // 2] + bytes(len(jpeg) - len(jpeg) // 2)
+
+
+def zeros(jpeg: bytes) -> bytes:
+    return bytes(len(jpeg))
+
+
+def spoil(split: Split, sample: int, how=zeros) -> str:
+    """Spoil a sample where it lies, size and mtime kept; return the place as a message names it."""
+    where = split.locations()
+    tar, start = split.tars[where.shard[sample]], int(where.offset[sample])
+    before, data = tar.stat(), bytearray(tar.read_bytes())
+    stop = start + int(where.size[sample])
+    data[start:stop] = how(bytes(data[start:stop]))
+    tar.write_bytes(data)
+    os.utime(tar, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return f"{split.samples['image_id'][sample]} in {tar} at byte {start}"
+
+
+@pytest.fixture
+def copied(packed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "shards"))
+
+
+@backends
+@pytest.mark.parametrize("phase", ["train", "eval"])
+@pytest.mark.parametrize("how", [zeros, half])
+def test_a_sample_that_cannot_be_decoded_is_named(
+    loader, copied: Path, backend: str, phase: str, how
+) -> None:
+    split = open_shards(copied).split("train")
+    place = spoil(split, 33, how)
+    with pytest.raises(DataError) as caught:
+        list(loader(split=split, phase=phase, backend=backend, image_size=32).epoch(0))
+    assert f"cannot decode {place}" in str(caught.value)
+    assert "pipeline.shards verify" in str(caught.value)
+
+
+@backends
+def test_a_rank_without_the_damaged_sample_reads_on(loader, copied: Path, backend: str) -> None:
+    split = open_shards(copied).split("train")
+    place = spoil(split, 33)
+    flags = {"split": split, "phase": "eval", "backend": backend, "image_size": 32}
+    ranks = [loader(**flags, batch_size=8, rank=rank, world_size=2) for rank in range(2)]
+    assert sum(map(len, ranks[1].epoch(0))) == 39  # sample 33 is in batch 4, rank 0's
+    with pytest.raises(DataError, match="cannot decode") as caught:
+        list(ranks[0].epoch(0))
+    assert place in str(caught.value)
+
+
+@backends
+def test_a_loader_can_be_used_after_an_error(loader, copied: Path, backend: str) -> None:
+    split = open_shards(copied).split("train")
+    healthy = split.tars[1].read_bytes()
+    spoil(split, 33)
+    used = loader(split=split, phase="eval", backend=backend, image_size=32)
+    with pytest.raises(DataError):
+        list(used.epoch(0))
+    split.tars[1].write_bytes(healthy)
+    assert sum(map(len, used.epoch(0))) == len(split)
+
+
+def remove(tar: Path) -> None:
+    tar.unlink()
+
+
+def cut(tar: Path) -> None:
+    tar.write_bytes(tar.read_bytes()[:5000])
+
+
+@backends
+@pytest.mark.parametrize(
+    ("loss", "said"), [(remove, "was the folder moved"), (cut, "the shard ends early")]
+)
+def test_a_shard_that_is_lost_in_the_middle_of_an_epoch_gives_advice(
+    loader, copied: Path, backend: str, loss, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples_module, "OPEN_SHARDS", 1)  # open files outlive their names
+    split = open_shards(copied).split("train")
+    batches = loader(split=split, phase="eval", backend=backend, batch_size=4).epoch(0)
+    next(batches)
+    loss(split.tars[-1])
+    with pytest.raises(DataError, match=said) as caught:
+        list(batches)
+    assert str(split.tars[-1]) in str(caught.value)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("backend", ["dali", pytest.param("portable", marks=pytest.mark.slow)])
+def test_one_damaged_sample_ends_a_launched_training_on_all_ranks(
+    packed: Path, tmp_path: Path, backend: str
+) -> None:
+    """The damage comes after the check of every byte, which remembers sizes and times."""
+    root = Path(shutil.copytree(packed, tmp_path / "shards"))
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", cache["XDG_CACHE_HOME"])
+        ensure_intact(root, ["train", "val"], progress=False)
+    place = spoil(open_shards(root).split("train"), 33)
+    words = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port"]
+    tiny = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--image-size", "32"]
+    tiny += ["--epochs", "50", "--batch-size", "6", "--tracker", "none", "--shards", str(root)]
+    tiny += ["--backend", backend, "--run-dir", str(tmp_path / "run")]
+    launch = subprocess.Popen(
+        [ACCELERATE, "launch", *words, free_port(), "train.py", *tiny],
+        cwd=ROOT,
+        env={**os.environ, **cache},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    text, _ = launch.communicate(timeout=200)  # 50 epochs would take longer, a hang for ever
+    assert launch.returncode != 0
+    assert text.count(f"error: cannot decode {place}") == 1, text
+    assert not ranks_of(launch.pid)
+
+
+def ranks_of(launcher: int) -> list[str]:
+    """Processes of the launch that are still there."""
+    return [
+        status.parent.name
+        for status in Path("/proc").glob("[0-9]*/status")
+        if f"\nPPid:\t{launcher}\n" in status.read_text()
+    ]
+
+
+def test_loaders_keep_nothing_in_shared_memory(loader) -> None:
+    for backend in BACKENDS:
+        batches = loader(backend=backend).epoch(0)
+        next(batches)
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines += [str(each.resolve()) for each in Path("/proc/self/fd").iterdir()]
+        # a semaphore is 32 bytes, and the test runner's
+        assert not [line for line in lines if "/dev/shm" in line and "/dev/shm/sem." not in line]
+
+
+# What the libraries say: torch, DALI (libdali_core.so), CUDA, NCCL.
+SAYINGS = [
+    ("GPU memory", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")),
+    ("GPU memory", RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ...")),
+    ("GPU memory", RuntimeError("Error in MIXED operator:\nCUDA allocation failed")),
+    ("GPU memory", RuntimeError("Can't allocate 1048576 bytes on device 0.")),
+    ("GPU memory", RuntimeError("CUDA driver API error CUDA_ERROR_OUT_OF_MEMORY (2)")),
+    ("page-locked memory", RuntimeError("Can't allocate 1048576 bytes on host.")),
+    ("shared memory", RuntimeError("unable to allocate shared memory(shm) for file </torch_1>")),
+    (
+        "shared memory",
+        RuntimeError(
+            "ncclSystemError: System call failed\nLast error:\nError while creating shared memory "
+            "segment /dev/shm/nccl-Xq2 (size 9637888), error: No space left on device (28)"
+        ),
+    ),
+    ("main memory", RuntimeError("std::bad_alloc")),
+    ("main memory", MemoryError()),
+]
+
+
+@pytest.mark.parametrize(("kind", "error"), SAYINGS)
+def test_each_kind_of_memory_gives_its_own_advice(kind: str, error: Exception, capsys) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        guard(main)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.startswith(f"error: out of {kind}")
+    assert "--" in said  # a flag that helps
+    assert said.count("\n") == 1
+
+
+def allocated_by_torch() -> object:
+    return torch.empty(10**15)
+
+
+def allocated_by_numpy() -> object:
+    return np.empty(10**16)
+
+
+@pytest.mark.parametrize("allocate", [allocated_by_torch, allocated_by_numpy])
+def test_main_memory_that_really_runs_out_is_recognised(allocate) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate()
+    explained = out_of_memory(caught.value)
+    assert isinstance(explained, DataError)
+    assert "out of main memory" in str(explained)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA runtime API error cudaErrorIllegalAddress (700): an illegal memory access was ...",
+        "Output must be contiguous in memory",
+        "memory size or pointer value too large to fit in 32 bit",
+    ],
+)
+def test_errors_that_only_mention_memory_are_left_alone(words: str) -> None:
+    error = RuntimeError(words)
+    assert out_of_memory(error) is error
+    with pytest.raises(RuntimeError, match=words.split()[0]):
+        guard(lambda: (_ for _ in ()).throw(error))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("CUDA allocation failed", "out of GPU memory"),
+        ("an illegal memory access was encountered", "an illegal memory access"),
+    ],
+)
+def test_dali_errors_keep_their_cause(
+    loader, words: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(f"Critical error in pipeline:\n{words}")
+
+    made = loader(backend="dali", phase="eval", batch_size=2)
+    monkeypatch.setattr(Pipeline, "run", fail)
+    with pytest.raises(Exception, match=expected) as caught:
+        next(made.epoch(0))
+    assert caught.value.__cause__ is not None or "ISIC_" in "".join(caught.value.__notes__)
