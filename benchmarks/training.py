@@ -1,0 +1,196 @@
+"""Whether training waits for its data: the step with the real loader over the step without one.
+
+    python -m benchmarks.training                              # on made-up images
+    python -m benchmarks.training --shards shards/packed256 --json out.json
+
+    cached batch -> step, step, ...   |   loader -> batch -> step, batch -> step, ...
+
+A pair is one stretch of steps that are fed the same batch again and again, and one fed by the
+loader, in turns; the ratio of their images/s is 1.0 where the loader costs nothing. The step is
+that of train.py: forward and backward under bf16 autocast, channels-last, AdamW. On a GPU see
+``benchmarks.training_gpu``.
+"""
+
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.loader_sources import SIDE, build, synthesize
+from benchmarks.shards import repeat_images
+from pipeline.cli import guard, parse
+from pipeline.learning.model import build_model
+from pipeline.loading.batch import Batch
+from pipeline.loading.make import Backend, Loader, make_loader
+from pipeline.loading.presets import Augment
+from pipeline.shards.dataset import Split, open_shards
+from pipeline.shards.engine import cores
+
+Step = Callable[[Batch], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Flags of the benchmark."""
+
+    shards: Path | None = None
+    """Shards with a split train; by default made-up images, packed at 256 pixels."""
+    sizes: tuple[int, ...] = (64, 128, 224)
+    """Sides of the images, pixels."""
+    batch_size: int = 64
+    """Images."""
+    arch: str = "resnet34"
+    """Network, one of torchvision's classifiers."""
+    augment: Augment = "basic"
+    """Preset of the loader."""
+    backend: Backend = "auto"
+    """Of the loader."""
+    threads: int = 0
+    """Of the network, and as many of the loader; 0 is one a core."""
+    pairs: int = 3
+    """Pairs of stretches at each size; the median ratio counts."""
+    seconds: float = 5.0
+    """Of each stretch, about: whole steps, two at least."""
+    json: Path | None = None
+    """File for the figures."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one size."""
+
+    image_size: int
+    """Pixels."""
+    cached: float
+    """Images/s of the step fed with one batch, median."""
+    loaded: float
+    """Images/s of the step fed by the loader, median."""
+    loader_alone: float
+    """Images/s of the loader with nobody else at work."""
+    ratio: float
+    """Median of the pairs' loaded over cached."""
+    ratios: list[float]
+    """Of each pair."""
+
+
+def main() -> None:
+    """Measure every size, print the table."""
+    options = parse(Options, description=(__doc__ or "").splitlines()[0])
+    threads = options.threads or cores()
+    torch.set_num_threads(threads)
+    with contextlib.ExitStack() as stack:
+        root = options.shards or made_up(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        split = open_shards(root).split("train")
+        print(f"{options.arch}, bf16, channels-last, batches of {options.batch_size}, on", end=" ")
+        print(f"{threads} cores; {len(split.samples):,} images, augmentation {options.augment}")
+        print(HEADER)
+        rows = []
+        for size in options.sizes:
+            rows.append(measure(options, split, size, threads))
+            print(line(rows[-1]), flush=True)
+    if options.json is not None:
+        figures = {"threads": threads, "batch_size": options.batch_size, "arch": options.arch}
+        figures["rows"] = [asdict(row) for row in rows]  # type: ignore[assignment]
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+HEADER = (
+    f"{'pixels':>8}{'step alone':>13}{'with loader':>13}{'ratio':>8}{'loader alone':>14}  images/s"
+)
+
+
+def line(row: Row) -> str:
+    """Return a row of the table."""
+    rates = f"{row.cached:>13.1f}{row.loaded:>13.1f}{row.ratio:>8.3f}{row.loader_alone:>14.0f}"
+    return f"{row.image_size:>8}{rates}"
+
+
+def made_up(folder: Path, images: int = 1000) -> Path:
+    """Pack ``images`` made-up ones of 600 x 450 pixels at 256."""
+    repeat_images(synthesize(folder / "made-up"), folder / "source", images)
+    return build(folder / "source", folder / "shards", "--image-size", str(SIDE))
+
+
+def measure(options: Options, split: Split, image_size: int, threads: int) -> Row:
+    """Measure one size."""
+    loader = make_loader(
+        split,
+        phase="train",
+        image_size=image_size,
+        batch_size=options.batch_size,
+        device=torch.device("cpu"),
+        threads=threads,
+        backend=options.backend,
+        augment=options.augment,
+    )
+    step = make_step(build_model(options.arch, 7))
+    with contextlib.closing(endless(loader)) as batches:
+        cached = next(batches)
+        step(cached)
+        alone = rate(lambda batch: None, batches, options.seconds / 2)
+    pairs = []
+    for _ in range(options.pairs):
+        still = rate(step, same(cached), options.seconds)
+        with contextlib.closing(endless(loader)) as batches:
+            step(next(batches))  # the loader is at work when the clock starts
+            pairs.append((still, rate(step, batches, options.seconds)))
+    loader.close()
+    ratios = [loaded / still for still, loaded in pairs]
+    return Row(
+        image_size=image_size,
+        cached=round(statistics.median(still for still, _ in pairs), 2),
+        loaded=round(statistics.median(loaded for _, loaded in pairs), 2),
+        loader_alone=round(alone, 1),
+        ratio=round(statistics.median(ratios), 4),
+        ratios=[round(each, 4) for each in ratios],
+    )
+
+
+def make_step(network: torch.nn.Module) -> Step:
+    """Return one step of training on a batch."""
+    model = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step(batch: Batch) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(model(batch.images), batch.labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def endless(loader: Loader) -> Generator[Batch, None, None]:
+    """Yield the batches of epoch after epoch."""
+    epoch = 0
+    while True:
+        yield from loader.epoch(epoch)
+        epoch += 1
+
+
+def same(batch: Batch) -> Iterator[Batch]:
+    """Yield ``batch`` for ever."""
+    while True:
+        yield batch
+
+
+def rate(step: Step, batches: Iterator[Batch], seconds: float, *, least: int = 2) -> float:
+    """Return images/s of whole steps over ``seconds`` and ``least`` steps, whichever is more."""
+    images, steps, began = 0, 0, time.perf_counter()
+    while (spent := time.perf_counter() - began) < seconds or steps < least:
+        batch = next(batches)
+        step(batch)
+        images += len(batch)
+        steps += 1
+    return images / spent
+
+
+if __name__ == "__main__":
+    guard(main)
