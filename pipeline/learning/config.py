@@ -89,8 +89,9 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, 0 to below 1."""
     balance: Literal["none", "oversample", "undersample"] = "none"
-    """Resampling each epoch until the classes are equally frequent: oversample repeats samples of
-    rare ones, undersample leaves samples of frequent ones out (others each epoch)."""
+    """Resampling each epoch until the --task's classes are equally frequent. oversample: an epoch is
+    classes times the largest, whose samples come once, those of the others repeatedly. undersample:
+    classes times the smallest; no sample comes twice, and others come in each epoch."""
     augment: Literal["none", "basic", "strong", "trivial"] = "basic"
     """Preset of random changes to training images."""
     mixup: float = 0.0
@@ -162,7 +163,7 @@ class TrainConfig:
     """Validation images in the tracked table of predictions, and at most in the gallery of
     mistakes; logged after an epoch that is the best so far. 0: none."""
     log_steps: int = 10
-    """Steps between looks at the loss (each forces a GPU sync) and points logged."""
+    """Steps between points tracked (and on a GPU between looks at the loss, which force a sync)."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each with its range."""

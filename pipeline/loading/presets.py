@@ -27,7 +27,8 @@ class TrainPreset:
     """Ranges from which the parameters of one sample are drawn, uniformly unless said."""
 
     area: tuple[float, float] | None = None
-    """Share of the image's area that a random crop keeps; None keeps the centre square."""
+    """Share of the image's area that a random crop keeps, before a side that would be longer than
+    the image's is cut to it; None keeps the centre square."""
 
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of a random crop, uniform in the logarithm."""
