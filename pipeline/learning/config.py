@@ -89,9 +89,9 @@ class TrainConfig:
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, 0 to below 1."""
     balance: Literal["none", "oversample", "undersample"] = "none"
-    """Resampling each epoch until the --task's classes are equally frequent. oversample: an epoch is
-    classes times the largest, whose samples come once, those of the others repeatedly. undersample:
-    classes times the smallest; no sample comes twice, and others come in each epoch."""
+    """Resampling until the --task's K classes are equally frequent. oversample: an epoch is K times
+    the largest class, whose samples come once, those of the others repeatedly. undersample: K times
+    the smallest; no sample comes twice, and others come in each epoch."""
     augment: Literal["none", "basic", "strong", "trivial"] = "basic"
     """Preset of random changes to training images."""
     mixup: float = 0.0
