@@ -61,6 +61,7 @@ def judge(flags: options.JudgeOptions) -> None:
 
     # -- every image once; which images share a batch does not depend on the number of ranks
     tta = card.tta if flags.tta == "stored" else flags.tta
+    card = card if flags.threshold is not None else card.at(tta)
     model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loader = make_loader(
         split, phase="eval", backend=flags.backend, image_size=card.image_size,

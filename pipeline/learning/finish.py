@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.learning import checkpoints
-from pipeline.learning.decision import decide
+from pipeline.learning.decision import Decision, decide
 from pipeline.learning.history import validation_metrics
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.model import Features, build_model
@@ -22,7 +22,7 @@ from pipeline.learning.stored import StoredModel, load_stored, stored_files
 
 
 def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
-    """Refit the head where asked, then fit temperature and threshold with test-time augmentation.
+    """Refit the head where asked, then fit temperature and threshold, without and with ``--tta``.
 
     Without either, what the best epoch has fitted stands.
 
@@ -38,14 +38,34 @@ def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
     if config.refit_head != "none":
         refit(run, model, train_loader)
         card = replace(card, refit_head=config.refit_head)
-    run.say(f"fitting the threshold with --tta {config.tta}")
+    card = replace(card, target_sensitivity=config.target_sensitivity, without_tta=None)
+    decision, roc_auc = fitted(run, model, val_loader, "none")
+    if config.tta != "none":
+        without = {"threshold": decision.threshold, "temperature": decision.temperature}
+        card = replace(card, without_tta=without)
+        decision, roc_auc = fitted(run, model, val_loader, config.tta)
+    card = replace(
+        card,
+        threshold=decision.threshold,
+        temperature=decision.temperature,
+        tta=config.tta,
+        val_roc_auc=roc_auc,
+    )
+    if run.accelerator.is_main_process:
+        files = stored_files(model.state_dict(), card, run.samples)
+        checkpoints.write_best(config.run_dir, card.step, files)
+
+
+def fitted(run: Run, model: torch.nn.Module, loader: Any, tta: str) -> tuple[Decision, float]:
+    """Return temperature and threshold of the final model on validation, and its ROC-AUC there."""
+    config = run.config
     predictions = predict_logits(
         model,
-        run.until_interrupted(val_loader.epoch(0)),
+        run.until_interrupted(loader.epoch(0)),
         accelerator=run.accelerator,
-        tta=config.tta,
-        progress="validating",
-        total=val_loader.batches_per_epoch,
+        tta=tta,
+        progress=f"validating, --tta {tta}",
+        total=loader.batches_per_epoch,
     )
     logits = run.in_order(predictions)
     decision = decide(
@@ -56,18 +76,11 @@ def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
         target_sensitivity=config.target_sensitivity,
     )
     metrics = validation_metrics(logits, run.val["dx_index"].to_numpy(), config.task)
-    card = replace(
-        card,
-        threshold=decision.threshold,
-        temperature=decision.temperature,
-        target_sensitivity=config.target_sensitivity,
-        tta=config.tta,
-        val_roc_auc=metrics["val_roc_auc"],
+    run.say(
+        f"final validation ROC-AUC {metrics['val_roc_auc']:.4f} with --tta {tta}, "
+        f"threshold {decision.threshold:.4f}"
     )
-    run.say(f"final validation ROC-AUC {metrics['val_roc_auc']:.4f}")
-    if run.accelerator.is_main_process:
-        files = stored_files(model.state_dict(), card, run.samples)
-        checkpoints.write_best(config.run_dir, card.step, files)
+    return decision, metrics["val_roc_auc"]
 
 
 def refit(run: Run, model: torch.nn.Module, loader: Any) -> None:

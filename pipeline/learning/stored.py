@@ -9,7 +9,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class StoredModel:
     """The logits are divided by it; fitted on validation."""
     tta: str = "none"
     """Test-time augmentation that threshold and temperature were fitted with."""
+    without_tta: dict[str, float] | None = None
+    """``threshold`` and ``temperature`` fitted without it; None where ``tta`` is "none" anyway."""
     target_sensitivity: float | None = None
     """Sensitivity that the threshold was chosen for; None: Youden's index."""
     manifest_sha256: str = ""
@@ -76,6 +78,22 @@ class StoredModel:
     """Of model.safetensors, filled in when it is saved."""
     format_version: int = FORMAT_VERSION
     """Of this card."""
+
+    def at(self, tta: str) -> "StoredModel":
+        """Return the card with the threshold and temperature that belong to ``tta``.
+
+        Raises:
+            DataError: none were fitted with it.
+        """
+        if tta == self.tta:
+            return self
+        if tta == "none" and self.without_tta is not None:
+            return replace(self, tta="none", without_tta=None, **self.without_tta)
+        fitted = self.tta if self.without_tta is None else f"none and {self.tta}"
+        raise DataError(
+            f"--tta {tta}: this model's threshold was fitted with {fitted}; use that, give a "
+            "--threshold of your own, or train with --tta " + tta
+        )
 
 
 def stored_files(
@@ -159,8 +177,9 @@ def read_card(folder: Path) -> StoredModel:
             "use the code revision that wrote it"
         )
     known = {field.name for field in fields(StoredModel)}
-    if set(values) != known:
-        odd = ", ".join(sorted(set(values) ^ known))
+    needed = {field.name for field in fields(StoredModel) if field.default is MISSING}
+    if not needed <= set(values) <= known:
+        odd = ", ".join(sorted((needed - set(values)) | (set(values) - known)))
         raise DataError(f"{path}: not the fields of a model card; missing or unknown: {odd}")
     lists: dict[str, Any] = {
         key: tuple(value) for key, value in values.items() if isinstance(value, list)

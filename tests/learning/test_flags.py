@@ -2,12 +2,19 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from pipeline.errors import DataError
 from pipeline.learning.config import TrainConfig
+from pipeline.learning.stored import read_card
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def card(run: Path) -> dict:
@@ -66,6 +73,33 @@ def test_final_decision_is_fitted_with_the_views_and_kept(train, tiny, tmp_path)
     once = (tmp_path / "best" / "model.json").read_bytes()
     again = train(*flags, "--tta", "flips", "--refit-head", "smote", "--target-sensitivity", 0.9)
     assert again.codes == [0] and (tmp_path / "best" / "model.json").read_bytes() == once
+
+
+def test_a_model_fitted_with_views_is_judged_without_them_at_a_threshold_of_its_own(
+    train, tiny, packed, tmp_path
+):
+    flags = [*tiny, "--run-dir", tmp_path / "run", "--epochs", 1, "--tta", "flips"]
+    assert train(*flags, "--target-sensitivity", 0.9).codes == [0]
+    final = card(tmp_path / "run")
+    words = [
+        "--checkpoint",
+        tmp_path / "run" / "best",
+        "--shards",
+        packed,
+        "--out",
+        tmp_path / "out",
+    ]
+    words += ["--split", "val", "--allow-leak", "--resamples", 20, "--cases", 1, "--tta", "none"]
+    command = [sys.executable, "eval.py", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["threshold"] == final["without_tta"]["threshold"] != final["threshold"]
+    assert found["sensitivity"] >= 0.9  # what it was chosen for, on this very split
+    stored = read_card(tmp_path / "run" / "best")
+    assert stored.at("flips") == stored
+    with pytest.raises(DataError, match="fitted with none and flips"):
+        stored.at("dihedral")
 
 
 def test_class_weights_are_chosen_by_themselves_where_nothing_else_corrects():
