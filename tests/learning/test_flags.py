@@ -13,7 +13,6 @@ from pipeline.errors import DataError
 from pipeline.learning.config import TrainConfig
 from pipeline.learning.stored import read_card
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -89,7 +88,8 @@ def test_a_model_fitted_with_views_is_judged_without_them_at_a_threshold_of_its_
         "--out",
         tmp_path / "out",
     ]
-    words += ["--split", "val", "--allow-leak", "--resamples", 20, "--cases", 1, "--tta", "none"]
+    words += ["--split", "val", "--allow-leak", "--out", tmp_path / "out", "--tta", "none"]
+    words += ["--resamples", 20, "--cases", 1]
     command = [sys.executable, "eval.py", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
