@@ -47,3 +47,15 @@ def test_more_ranks_than_batches_get_empty_ones(loader, train_split, backend: st
 def test_a_split_smaller_than_a_global_batch_is_refused(loader) -> None:
     with pytest.raises(DataError, match="too small"):
         loader(batch_size=1000)
+
+
+@pytest.mark.parametrize("backend", ["dali", "portable"])
+def test_pixels_that_are_still_held_are_not_overwritten(loader, backend: str) -> None:
+    """Loaders use memory again: a NumPy view that outlives its batch keeps it from that."""
+    views, copies = [], []
+    for epoch in range(2):
+        for batch in loader(backend=backend, augment="strong", batch_size=4).epoch(epoch):
+            views.append(batch.images[1:].numpy()[:, 0])
+            copies.append(batch.images[1:].clone().numpy()[:, 0])
+    assert len(views) > 30
+    assert all((view == copy).all() for view, copy in zip(views, copies, strict=True))
