@@ -12,13 +12,15 @@ that of train.py: forward and backward under bf16 autocast, channels-last, AdamW
 """
 
 import contextlib
+import itertools
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -33,6 +35,10 @@ from pipeline.shards.dataset import Split, open_shards
 from pipeline.shards.engine import cores
 
 Step = Callable[[Batch], None]
+Item = TypeVar("Item", bound=Sized)
+
+WARM_STEPS = 3
+"""Steps before the first that counts: buffers are made and, on a GPU, kernels compiled."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,11 @@ def main() -> None:
         print(HEADER)
         rows = []
         for size in options.sizes:
-            rows.append(measure(options, split, size, threads))
+            loader = training_loader(options, split, size, torch.device("cpu"), threads)
+            with contextlib.closing(loader):
+                step = make_step(build_model(options.arch, 7), torch.device("cpu"))
+                pairs = {"pairs": options.pairs, "seconds": options.seconds}
+                rows.append(measure(loader, step, image_size=size, **pairs))
             print(line(rows[-1]), flush=True)
     if options.json is not None:
         figures = {"threads": threads, "batch_size": options.batch_size, "arch": options.arch}
@@ -117,49 +127,82 @@ def made_up(folder: Path, images: int = 1000) -> Path:
     return build(folder / "source", folder / "shards", "--image-size", str(SIDE))
 
 
-def measure(options: Options, split: Split, image_size: int, threads: int) -> Row:
-    """Measure one size."""
-    loader = make_loader(
+def training_loader(
+    options: "LoaderOptions", split: Split, image_size: int, device: torch.device, threads: int
+) -> Loader:
+    """Return the loader of a training on ``device``."""
+    return make_loader(
         split,
         phase="train",
         image_size=image_size,
         batch_size=options.batch_size,
-        device=torch.device("cpu"),
+        device=device,
         threads=threads,
         backend=options.backend,
         augment=options.augment,
     )
-    step = make_step(build_model(options.arch, 7))
+
+
+class LoaderOptions(Protocol):
+    """What flags say of a loader."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images."""
+        ...
+
+    @property
+    def backend(self) -> Backend:
+        """What reads and decodes."""
+        ...
+
+    @property
+    def augment(self) -> Augment:
+        """The preset."""
+        ...
+
+
+def measure(loader: Loader, step: Step, *, image_size: int, pairs: int, seconds: float) -> Row:
+    """Feed ``step`` by turns with one batch and with ``loader``.
+
+    Args:
+        loader: of the train phase.
+        step: works on a batch.
+        image_size: of the loader, pixels.
+        pairs: of stretches.
+        seconds: of each stretch, about.
+    """
     with contextlib.closing(endless(loader)) as batches:
         cached = next(batches)
-        step(cached)
-        alone = rate(lambda batch: None, batches, options.seconds / 2)
-    pairs = []
-    for _ in range(options.pairs):
-        still = rate(step, same(cached), options.seconds)
+        for _ in range(WARM_STEPS):
+            step(cached)
+        alone = rate(lambda batch: None, batches, seconds / 2)
+    rates = []
+    for _ in range(pairs):
+        still = rate(step, itertools.repeat(cached), seconds)
         with contextlib.closing(endless(loader)) as batches:
             step(next(batches))  # the loader is at work when the clock starts
-            pairs.append((still, rate(step, batches, options.seconds)))
-    loader.close()
-    ratios = [loaded / still for still, loaded in pairs]
+            rates.append((still, rate(step, batches, seconds)))
+    ratios = [loaded / still for still, loaded in rates]
     return Row(
         image_size=image_size,
-        cached=round(statistics.median(still for still, _ in pairs), 2),
-        loaded=round(statistics.median(loaded for _, loaded in pairs), 2),
+        cached=round(statistics.median(still for still, _ in rates), 2),
+        loaded=round(statistics.median(loaded for _, loaded in rates), 2),
         loader_alone=round(alone, 1),
         ratio=round(statistics.median(ratios), 4),
         ratios=[round(each, 4) for each in ratios],
     )
 
 
-def make_step(network: torch.nn.Module) -> Step:
-    """Return one step of training on a batch."""
-    model = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+def make_step(network: torch.nn.Module, device: torch.device, *, compiled: bool = False) -> Step:
+    """Return one step of training on a batch; the work on a GPU goes on after it returns."""
+    model = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    forward = torch.compile(model) if compiled else model
 
     def step(batch: Batch) -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(model(batch.images), batch.labels)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(forward(batch.images), batch.labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -175,21 +218,23 @@ def endless(loader: Loader) -> Generator[Batch, None, None]:
         epoch += 1
 
 
-def same(batch: Batch) -> Iterator[Batch]:
-    """Yield ``batch`` for ever."""
-    while True:
-        yield batch
-
-
-def rate(step: Step, batches: Iterator[Batch], seconds: float, *, least: int = 2) -> float:
-    """Return images/s of whole steps over ``seconds`` and ``least`` steps, whichever is more."""
+def rate(step: Callable[[Item], object], batches: Iterator[Item], seconds: float) -> float:
+    """Return images/s of whole steps over ``seconds``, and over two steps at least."""
+    finish()
     images, steps, began = 0, 0, time.perf_counter()
-    while (spent := time.perf_counter() - began) < seconds or steps < least:
+    while time.perf_counter() - began < seconds or steps < 2:
         batch = next(batches)
         step(batch)
         images += len(batch)
         steps += 1
-    return images / spent
+    finish()
+    return images / (time.perf_counter() - began)
+
+
+def finish() -> None:
+    """Wait for the GPU, where there is one: its work is only queued when a step returns."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""The loader's and the training's benchmarks run, count what they were given, and say what is not.
+
+Nothing here looks at how fast anything was.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import loader, training_gpu
+from benchmarks.loader_contest import Player, Task
+from pipeline.errors import DataError
+
+SMALL = ["--images", "64", "--batch-size", "8", "--image-size", "48", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def contest(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> tuple[dict, Path, str]:
+    """One round of three contestants, on made-up images."""
+    out = tmp_path_factory.mktemp("bench")
+    names = ["portable", "webdataset-opencv", "jpeg-decoding"]
+    files = ["--json", out / "out.json", "--figure", out / "out.png", "--work", out / "work"]
+    turns = ["--rounds", "1", "--seconds", "0.05", "--only", *names]
+    done = command("-m", "benchmarks.loader", *SMALL, *turns, *files)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "out.json").read_text()), out, done.stdout
+
+
+def test_every_contestant_is_counted_at_every_task(contest: tuple[dict, Path, str]) -> None:
+    figures, _, _ = contest
+    found = {(row["contestant"], row["recipe"], row["source"]) for row in figures["rows"]}
+    makers = {
+        (name, recipe, source)
+        for name in ("portable", "webdataset-opencv")
+        for recipe in ("full", "crop")
+        for source in ("packed", "originals")
+    }
+    assert found == makers | {("jpeg-decoding", "decode", s) for s in ("packed", "originals")}
+    for row in figures["rows"]:
+        assert row["images"] >= 8
+        assert row["images_per_s"] > 0
+        assert row["layout"] == ("" if row["recipe"] == "decode" else "channels-last")
+
+
+def test_what_did_not_run_is_named_with_a_reason(contest: tuple[dict, Path, str]) -> None:
+    figures, _, said = contest
+    assert set(figures["left_out"]) == set(loader.ABOUT) - {
+        row["contestant"] for row in figures["rows"]
+    }
+    assert set(figures["left_out"].values()) == {"not among --only"}
+    assert all(f"  {name}" in said for name in figures["left_out"])
+
+
+def test_both_sources_hold_the_images_asked_for(contest: tuple[dict, Path, str]) -> None:
+    figures, out, _ = contest
+    assert [source["images"] for source in figures["sources"]] == [64, 64]
+    for name in ("packed", "originals"):
+        assert len(list((out / "work" / f"files-{name}").rglob("*.jpg"))) == 64
+    assert (out / "out.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_contestant_that_breaks_is_left_out_with_its_last_words(tmp_path: Path) -> None:
+    player = Player([sys.executable, "-c", "raise SystemExit('no such codec')"], tmp_path / "log")
+    task = Task("full", "packed", "", "", "", 48, 8, 1, 0.1)
+    assert player.ask(task) == {"skipped": "failed: no such codec"}
+
+
+def test_a_name_that_nobody_has_is_refused() -> None:
+    with pytest.raises(DataError, match="no contestant 'ffvc'"):
+        loader.Options(only=("ffvc",))
+
+
+def test_training_is_measured_with_and_without_the_loader(
+    tmp_path: Path, packed: Path, command: Callable
+) -> None:
+    flags = ["--sizes", "32", "--batch-size", "4", "--arch", "resnet18", "--threads", "1"]
+    turns = ["--pairs", "2", "--seconds", "0.05", "--json", tmp_path / "out.json"]
+    done = command("-m", "benchmarks.training", "--shards", packed, *flags, *turns)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert row["image_size"] == 32
+    assert len(row["ratios"]) == 2
+    assert min(row["cached"], row["loaded"], row["loader_alone"]) > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_benchmark_says_what_to_run() -> None:
+    with pytest.raises(DataError, match=r"on a CPU run `python -m benchmarks\.training`"):
+        training_gpu.require_cuda()
+
+
+def test_shares_of_the_hardware_decoder_are_checked() -> None:
+    with pytest.raises(DataError, match="between 0 and 1"):
+        training_gpu.Options(loads=(0.5, 65))
+
+
+def test_the_table_of_the_gpu_puts_supply_beside_appetite() -> None:
+    row = {"loader_alone": 3000.0, "loaded": 1900.0, "ratio": 0.95}
+    figures = {
+        **{"gpu": "a GPU", "arch": "resnet34", "image_size": 224, "batch_size": 128},
+        "appetite": {"plain": 1000.0, "compiled": 2000.0},
+        "supply": {"packed": {"0.65": 6000.0}},
+        "both": {"packed": row},
+    }
+    lines = training_gpu.table(figures).splitlines()
+    assert any("hw_decoder_load 0.65" in line and line.endswith("3.00") for line in lines)
+    assert any("ratio 0.950" in line and line.endswith("0.95") for line in lines)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_benchmark_of_the_gpu_fills_its_table(tmp_path: Path, command: Callable) -> None:
+    flags = ["--images", "64", "--batch-size", "8", "--image-size", "64", "--loads", "0.5"]
+    turns = ["--pairs", "1", "--seconds", "0.1", "--json", tmp_path / "out.json"]
+    done = command("-m", "benchmarks.training_gpu", *flags, *turns)
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads((tmp_path / "out.json").read_text())) >= {"appetite", "supply", "both"}
