@@ -66,6 +66,8 @@ class Run:
     journal: Journal = field(default_factory=lambda: Journal(NullTracker(), []))
     """What goes to the tracker."""
     pace: Pace = field(default_factory=Pace)
+    losses: list[float] = field(default_factory=list)
+    """Looked at since the last point was tracked."""
     saved_at: float = field(default_factory=time.monotonic)
     """When the last checkpoint was written, on this process's clock."""
     advised: bool = False
@@ -100,11 +102,16 @@ class Run:
         )
 
     def log_step(self, bar: tqdm, loss: float, lr: float) -> None:
-        """Show and track the mean loss since the last look, the pace and the waiting."""
+        """Show the loss since the last look; track its mean, pace and waiting now and then."""
         progress = self.state.progress
+        self.losses.append(loss)
+        bar.set_postfix(loss=f"{loss:.4f}", waiting=f"{self.pace.share:.0%}", refresh=False)
+        if progress.step % self.config.log_steps:
+            return
         pace = self.pace.look(self.accelerator.num_processes)
-        bar.set_postfix(loss=f"{loss:.4f}", waiting=f"{pace['waiting_share']:.0%}", refresh=False)
-        values = {"loss": loss, "lr": lr, **pace, **gpu_memory(self.accelerator.device)}
+        mean = sum(self.losses) / len(self.losses)
+        self.losses.clear()
+        values = {"loss": mean, "lr": lr, **pace, **gpu_memory(self.accelerator.device)}
         tracked = {"step": progress.step, **{f"train/{name}": v for name, v in values.items()}}
         self.journal.add(progress.samples, tracked)
 

@@ -9,8 +9,10 @@ killed goes on in the same curves: what is replayed is not sent twice, what was 
 Nothing here ever asks, stops a training or lets it wait: a tracker that fails is left out.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
 from pipeline.learning.checkpoints import warn
@@ -19,6 +21,10 @@ from pipeline.learning.views import Views
 
 Point = dict[str, Any]
 """Numbers by name, "samples" among them: images trained on, over all processes and epochs."""
+
+ENDING, LEAVING = 90.0, 10.0
+"""Seconds that a training waits for its tracker to send what is left: at its end, and when a
+signal ends it."""
 
 KEPT_POINTS = 1000
 """Points in a checkpoint: more than W&B holds back before it writes them (32 KiB)."""
@@ -60,13 +66,21 @@ class NullTracker:
         """Do nothing."""
 
 
-class Unfailing:
-    """A tracker that training does not depend on: its first error is told, and it is left out."""
+class Aside:
+    """A tracker that training neither waits for nor depends on.
+
+    A thread of its own does in order what is asked for. The first error is told, and nothing more
+    is sent from then on.
+    """
 
     def __init__(self, make: Callable[[], Tracker]) -> None:
         """Make the tracker, or do without."""
+        self.failed = False
         self.tracker: Tracker = NullTracker()
         self._try(lambda: setattr(self, "tracker", make()))
+        self.queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
 
     @property
     def delivered(self) -> int:
@@ -75,21 +89,37 @@ class Unfailing:
 
     def log(self, point: Point, views: Views | None) -> None:
         """Pass on."""
-        self._try(lambda: self.tracker.log(point, views))
+        self.queue.put(lambda: self._try(lambda: self.tracker.log(point, views)))
 
     def keep_model(self, folder: Path) -> None:
         """Pass on."""
-        self._try(lambda: self.tracker.keep_model(folder))
+        self.queue.put(lambda: self._try(lambda: self.tracker.keep_model(folder)))
 
     def finish(self, exit_code: int = 0) -> None:
-        """Pass on."""
-        self._try(lambda: self.tracker.finish(exit_code))
+        """Close the tracker when it has done all that was asked for; wait, but not for ever."""
+        patience = LEAVING if exit_code else ENDING
+
+        def close() -> None:
+            self.failed = False  # what failed is closed as well
+            self._try(lambda: self.tracker.finish(exit_code))
+
+        self.queue.put(close)
+        self.queue.put(None)
+        self.thread.join(patience)
+        if self.thread.is_alive():
+            warn(f"tracking is not done after {patience:.0f} s; `wandb sync` sends the rest")
+
+    def _work(self) -> None:
+        while action := self.queue.get():
+            action()
 
     def _try(self, action: Callable[[], None]) -> None:
+        if self.failed:
+            return
         try:
             action()
         except Exception as error:  # whatever it is: a tracker is not worth a training
-            self.tracker = NullTracker()
+            self.failed = True
             warn(f"tracking failed and is left out from here on ({error!r}); training goes on")
 
 
@@ -188,7 +218,7 @@ def make_tracker(
         "tensorboard": tensorboard,
         "none": NullTracker,
     }
-    return Unfailing(kinds[config.tracker])
+    return Aside(kinds[config.tracker])
 
 
 def group_of_run(config: TrainConfig) -> str:

@@ -176,8 +176,16 @@ class WandbTracker:
 
     def log(self, point: dict[str, Any], views: Views | None) -> None:
         """Send a row; its step is the count of images trained on."""
-        pictures = media(views) if views else {}
-        self.run.log({**point, **pictures}, step=point["samples"], commit=True)
+        step = point["samples"]
+        if views is None:
+            self.run.log(point, step=step, commit=True)
+            return
+        self.run.log(point, step=step, commit=False)
+        try:
+            self.run.log(media(views), step=step, commit=False)
+        except Exception as error:  # tables need the server's artifacts, numbers do not
+            warn(f"W&B: the curves and pictures of an epoch were not logged ({error})")
+        self.run.log({}, step=step, commit=True)
 
     def keep_model(self, folder: Path) -> None:
         """Log the model as an artifact, its card as the metadata."""

@@ -64,6 +64,11 @@ class Pace:
             self.images += len(batch.image_ids)
             yield batch
 
+    @property
+    def share(self) -> float:
+        """Share of the epoch so far that was waiting."""
+        return self.waited / (time.perf_counter() - self.start)
+
     def look(self, processes: int) -> dict[str, float]:
         """Return images/s of all processes and the share of time waiting, since the last look."""
         now = (time.perf_counter(), self.waited, self.images)

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn.metrics import auc, average_precision_score, confusion_matrix, roc_
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.learning.stored import load_stored
-from pipeline.learning.tracking import KEPT_POINTS, Journal, Unfailing
+from pipeline.learning.tracking import KEPT_POINTS, Aside, Journal
 from pipeline.learning.tracking_wandb import open_run
 from pipeline.learning.views import surest_mistakes
 from pipeline.learning.watch import advice
@@ -31,7 +32,7 @@ NOBODY = {"WANDB_API_KEY": "", "NETRC": "/nowhere", "WANDB_MODE": "online"}
 EPOCHS, STEPS, BATCH = 3, 13, 6
 """Of the tiny training on one process."""
 
-TRACKED = ("--tracker", "wandb", "--mixed-precision", "no")
+TRACKED = ("--tracker", "wandb", "--mixed-precision", "no", "--log-steps", "1")
 LABELS = ("--group", "moles", "--job-type", "trial", "--tags", "a", "b", "--notes", "a note")
 
 
@@ -304,7 +305,8 @@ def test_disabled_by_wandb_itself_leaves_nothing(monkeypatch, tmp_path):
 
 
 def test_tensorboard_holds_the_same_figures_after_a_kill(train, tiny, tmp_path):
-    flags = [*tiny, "--tracker", "tensorboard", "--run-dir", tmp_path, "--checkpoint-steps", 4]
+    flags = [*tiny, *TRACKED, "--tracker", "tensorboard"]
+    flags += ["--run-dir", tmp_path, "--checkpoint-steps", 4]
     assert train(*flags, die=[0, "step", 20]).codes == [-9]
     assert train(*flags).codes == [0]
     events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
@@ -374,13 +376,29 @@ def test_failing_tracker_is_told_of_once_and_left_out(capsys):
         def log(self, point, views):
             raise BrokenPipeError("the service is gone")
 
-    tracker = Unfailing(lambda: Broken([]))
+    tracker = Aside(lambda: Broken([]))
     for _ in range(3):
         tracker.log({"samples": 1}, None)
     tracker.finish()
     assert capsys.readouterr().err.count("the service is gone") == 1
-    Unfailing(lambda: 1 / 0).log({"samples": 1}, None)  # type: ignore[arg-type]
+    Aside(lambda: 1 / 0).finish()  # type: ignore[arg-type]
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_tracker_that_hangs_holds_nothing_up(monkeypatch, capsys):
+    hang = threading.Event()
+    monkeypatch.setattr("pipeline.learning.tracking.ENDING", 0.1)
+
+    class Hanging(Memory):
+        def log(self, point, views):
+            hang.wait()
+
+    tracker = Aside(lambda: Hanging([]))
+    for number in range(100):
+        tracker.log({"samples": number}, None)  # would never come back otherwise
+    tracker.finish()
+    assert "is not done after" in capsys.readouterr().err
+    hang.set()
 
 
 # -- waiting for data
