@@ -24,6 +24,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
+from pipeline.learning import search_space
 from pipeline.learning.disk import write_text
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import malignant_probability
@@ -33,17 +34,21 @@ from pipeline.loading.make import make_loader
 from pipeline.shards.dataset import open_shards
 
 REMEDIES: dict[str, tuple[str, ...]] = {
-    "none": ("--class-weights", "none"),
-    "weighted loss": ("--class-weights", "inverse"),
-    "focal loss": ("--loss", "focal"),
-    "logit adjustment": ("--loss", "logit-adjusted"),
-    "oversampling": ("--balance", "oversample"),
-    "undersampling": ("--balance", "undersample"),
+    **search_space.REMEDIES,
     "SMOTE refit": ("--class-weights", "none", "--refit-head", "smote"),
 }
-"""The flags of each row. The last one is the first with another last layer."""
+"""The flags of each row. The last one is the first, "none", with another last layer."""
 
-RECIPE = ("--optimizer", "adamw", "--schedule", "onecycle", "--weights", "none", "--tracker", "none")
+RECIPE = (
+    "--optimizer",
+    "adamw",
+    "--schedule",
+    "onecycle",
+    "--weights",
+    "none",
+    "--tracker",
+    "none",
+)
 
 
 @dataclass(frozen=True)

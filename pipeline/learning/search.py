@@ -65,7 +65,8 @@ class Options:
     trials: int = 20
     """Trials of the study in total, over all processes and machines."""
     epochs: tuple[int, ...] = (5, 15)
-    """Epochs of each trial: one number, or the lowest and the highest to search between."""
+    """Epochs of each trial: one number, or the lowest and the highest to search between. Trials are
+    compared at equal epochs, where one with a short schedule is ahead of one with a long one."""
     only: tuple[str, ...] = ()
     """Parameters to search, by name (lr, weight-decay, batch-size, augment, remedy, arch); all
     when none are named."""
