@@ -32,14 +32,17 @@ DRAWS = 1200
 SEEDS = {"dali": 11, "portable": 12}
 """The backends draw differently here: were it alike, their agreement would say nothing."""
 
-PLAIN = (150, 110, 90)
-"""The colour of the plain picture, RGB."""
+PLAIN = (151, 110, 90)
+"""The colour of the plain picture, RGB; one that JPEG keeps to the level."""
 
 SURE = 1e-4
 """Probability below which two samples are said to differ; some sixty are compared below."""
 
 COLOURLESS = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "erase"), 0.0)
 """Changes to a preset that leave its geometry."""
+
+TO_IQ = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+"""RGB to the two colour components of YIQ (NTSC)."""
 
 backends = pytest.mark.parametrize("backend", ["dali", "portable"])
 
@@ -236,6 +239,19 @@ def test_colours_are_spread_as_the_preset_says(
     error = expected.std(axis=0) / np.sqrt(DRAWS)
     assert (np.abs(found.mean(axis=0) - expected.mean(axis=0)) < 4 * error + 0.5).all()
     assert np.allclose(found.std(axis=0), expected.std(axis=0), rtol=0.1)
+
+
+@pytest.mark.parametrize(("augment", "jitter", "hue"), [("basic", 0.2, 7), ("strong", 0.4, 18)])
+@backends
+def test_saturation_alone_is_spread_as_the_preset_says(
+    augmented, backend: str, augment: str, jitter: float, hue: float
+) -> None:
+    pictures = augmented("plain", backend, augment, brightness=0.0, contrast=0.0, erase=0.0)
+    found, grey = pictures.mean(axis=(1, 2)), np.dot(PLAIN, [0.299, 0.587, 0.114])
+    # in YIQ, saturation is the length of the colour's part beside its luma
+    length = np.linalg.norm((found - grey) @ TO_IQ.T, axis=1)
+    ratio = length / np.linalg.norm((np.array(PLAIN) - grey) @ TO_IQ.T)
+    assert kstest(ratio, "uniform", (1 - jitter, 2 * jitter)).pvalue > SURE
 
 
 def jittered(jitter: float, hue: float, count: int) -> np.ndarray:
