@@ -95,5 +95,9 @@ def colours() -> np.ndarray:
 
 def stack(samples: Sequence[Any]) -> tuple[torch.Tensor]:
     """Collate pairs of an image and anything: ``([B, 3, S, S] float32,)``, channels-last."""
-    images = np.stack([each[0] for each in samples])
-    return (torch.from_numpy(images).permute(0, 3, 1, 2),)
+    return (stack_images([each[0] for each in samples]),)
+
+
+def stack_images(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Collate images ``[S, S, 3] float32`` into ``[B, 3, S, S]``, channels-last."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

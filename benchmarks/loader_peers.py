@@ -136,25 +136,19 @@ def litdata(task: Task) -> Iterator[Any]:
     """LitData's chunks and loader around simplejpeg and OpenCV."""
     from litdata import StreamingDataLoader, StreamingDataset
 
-    from benchmarks.loader_opencv import Sample, stack
+    from benchmarks.loader_opencv import Sample, stack_images
 
     folder = packed(task, "litdata", _pack_litdata)
-    sample = Sample(task)
-
-    class Images(StreamingDataset):
-        def __getitem__(self, index: Any) -> Any:
-            return sample(super().__getitem__(index)), 0
-
     loader = StreamingDataLoader(
-        Images(str(folder), shuffle=True, drop_last=True),
+        StreamingDataset(str(folder), shuffle=True, drop_last=True, transform=Sample(task)),
         batch_size=task.batch_size,
         num_workers=task.workers,
-        collate_fn=stack,
+        collate_fn=stack_images,
         drop_last=True,
         persistent_workers=True,
     )
     while True:
-        yield from (batch[0] for batch in loader)
+        yield from loader
 
 
 def _read(path: str) -> bytes:

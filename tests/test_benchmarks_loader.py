@@ -19,13 +19,16 @@ SMALL = ["--images", "64", "--batch-size", "8", "--image-size", "48", "--workers
 
 
 @pytest.fixture(scope="module")
-def contest(tmp_path_factory: pytest.TempPathFactory, command: Callable) -> tuple[dict, Path, str]:
+def contest(
+    tmp_path_factory: pytest.TempPathFactory, synthetic_source: Path, command: Callable
+) -> tuple[dict, Path, str]:
     """One round of three contestants, on made-up images."""
     out = tmp_path_factory.mktemp("bench")
     names = ["portable", "webdataset-opencv", "jpeg-decoding"]
     files = ["--json", out / "out.json", "--figure", out / "out.png", "--work", out / "work"]
     turns = ["--rounds", "1", "--seconds", "0.05", "--only", *names]
-    done = command("-m", "benchmarks.loader", *SMALL, *turns, *files)
+    source = ["--originals", synthetic_source]
+    done = command("-m", "benchmarks.loader", *source, *SMALL, *turns, *files)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "out.json").read_text()), out, done.stdout
 

@@ -4,9 +4,10 @@
 
 simplejpeg, OpenCV and torchvision let go of Python's lock while they work, so threads of one
 process use all cores: no worker processes, no copies between them, no shared memory to run out
-of. On a CPU this cost some 2.7 times less than DALI's CPU operators with the same parameters: the
-JPEG is decoded to RGBX because OpenCV warps four channels twice as fast as three, and stays uint8
-until one matrix multiplication does colour jitter and normalisation together.
+of. Where the time of a 256-pixel JPEG goes (0.77 ms of processor time to 224 pixels, preset basic;
+DALI's CPU operators with the same parameters took 2.9): decoding 0.39, the warp 0.30, colours and
+normalisation 0.1. The JPEG is decoded to RGBX because OpenCV warps four channels faster than three,
+and stays uint8 until one matrix multiplication does colour jitter and normalisation together.
 """
 
 import threading
