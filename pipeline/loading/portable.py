@@ -4,7 +4,7 @@
 
 simplejpeg, OpenCV and torchvision let go of Python's lock while they work, so threads of one
 process use all cores: no worker processes, no copies between them, no shared memory to run out
-of. Where the time of a 256-pixel JPEG goes (0.77 ms of processor time to 224 pixels, preset basic;
+of. Where the time of a 256-pixel JPEG goes (some 0.8 ms of processor time to 224 pixels, basic;
 DALI's CPU operators with the same parameters took 2.9): decoding 0.39, the warp 0.30, colours and
 normalisation 0.1. The JPEG is decoded to RGBX because OpenCV warps four channels faster than three,
 and stays uint8 until one matrix multiplication does colour jitter and normalisation together.
