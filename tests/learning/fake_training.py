@@ -1,8 +1,8 @@
 """Stands in for train.py: the same folder, table, signals and exit codes, in milliseconds.
 
 An epoch takes FAKE_SECONDS. Starts and ends are lines "folder event pid epoch" in FAKE_DIARY. A
-rate above FAKE_NAN is an error; FAKE_HANG ignores SIGTERM; FAKE_CHILD works in a child process, as
-under a launcher.
+rate above FAKE_NAN is an error; FAKE_HANG ignores SIGTERM; FAKE_STALL stands still after so many
+epochs of a first start; FAKE_CHILD works in a child process, as under a launcher.
 """
 
 import json
@@ -48,7 +48,10 @@ def main() -> None:
     if lr > float(os.environ.get("FAKE_NAN", "inf")):
         print("error: the loss is nan", flush=True)
         raise SystemExit(2)
+    stall = len(rows) == 1 and int(os.environ.get("FAKE_STALL", "0"))
     while len(rows) <= epochs:
+        while stall and len(rows) > stall:
+            time.sleep(0.1)
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0.01")))
         rows.append(f"{len(rows)},{value(lr, len(rows))}")
         beside = table.with_name(".history")
