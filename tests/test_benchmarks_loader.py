@@ -77,6 +77,7 @@ def test_a_name_that_nobody_has_is_refused() -> None:
         loader.Options(only=("ffvc",))
 
 
+@pytest.mark.slow
 def test_training_is_measured_with_and_without_the_loader(
     tmp_path: Path, packed: Path, command: Callable
 ) -> None:

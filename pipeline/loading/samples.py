@@ -19,7 +19,6 @@ import simplejpeg
 
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX
-from pipeline.shortage import out_of_memory as out_of_memory
 
 if TYPE_CHECKING:
     from pipeline.shards.dataset import Split
