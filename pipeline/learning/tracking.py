@@ -9,6 +9,7 @@ killed goes on in the same curves: what is replayed is not sent twice, what was 
 Nothing here ever asks, stops a training or lets it wait: a tracker that fails is left out.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,8 +101,11 @@ class Aside:
         patience = LEAVING if exit_code else ENDING
 
         def close() -> None:
-            self.failed = False  # what failed is closed as well
-            self._try(lambda: self.tracker.finish(exit_code))
+            if not self.failed:
+                self._try(lambda: self.tracker.finish(exit_code))
+                return
+            with contextlib.suppress(Exception):  # the first failure was told
+                self.tracker.finish(exit_code)
 
         self.queue.put(close)
         self.queue.put(None)

@@ -419,3 +419,32 @@ def test_slow_loader_is_told_of_with_what_helps(train, tiny, tmp_path):
 
 def test_ten_percent_of_waiting_pass_without_a_word():
     assert advice(0.1) is None and "11%" in str(advice(0.11))
+
+
+# -- the report
+
+
+def test_report_is_an_artifact_in_the_group_of_its_training(
+    command, tracked, packed, tmp_path, read_wandb
+):
+    out = tmp_path / "held out"
+    flags = ["--checkpoint", tracked / "best", "--shards", packed, "--out", out]
+    flags += ["--resamples", 20, "--cases", 1, "--tracker", "wandb", "--wandb", "auto"]
+    done = command("eval.py", *flags, env=NOBODY)
+    assert done.returncode == 0, done.stderr
+    said = read_wandb(out)
+    (run,) = said.runs
+    assert (run.run_group, run.job_type) == ("moles", "eval")
+    metrics = json.loads((out / "metrics.json").read_text())
+    (row,) = said.rows
+    for name in ("roc_auc", "pr_auc", "sensitivity", "specificity", "brier", "n"):
+        assert row[f"eval/{name}"] == metrics[name]
+    card = json.loads((tracked / "best" / "model.json").read_text())
+    assert said.config["weights_sha256"] == card["weights_sha256"]
+    (report,) = said.artifacts
+    assert (report.name, report.type) == ("report-held-out", "report")
+    stored = {entry.path: entry.digest for entry in report.manifest.contents}
+    assert set(stored) == {path.name for path in out.iterdir() if path.is_file()}
+    for name in ("report.html", "metrics.json", "predictions.csv", "roc.png"):
+        content = (out / name).read_bytes()
+        assert stored[name] == base64.b64encode(hashlib.md5(content).digest()).decode()
