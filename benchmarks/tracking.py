@@ -1,17 +1,16 @@
-"""What tracking costs: the step loop of train.py with W&B (offline) and without, paired.
+"""What tracking costs the step loop of train.py: steps with a point for the tracker and without.
 
     python -m benchmarks.tracking --shards shards/ham10000-64 --json tracking.json
 
-Trainings with and without a tracker alternate, a process each, every pair in the other order than
-the one before. Of each training, its first epoch left out, medians over its epochs are taken:
+Two trainings after one another differ by more than 1 % on any machine, so the pairs stand closer:
+in one training every other step sends a point (W&B offline, its own process running), and the time
+up to the next step is compared with that of the neighbours that send none. Several trainings are
+run; the cost of a point is the median over all pairs. By default a point is sent every 10 steps
+(--log-steps), so a step bears a tenth of it.
 
-    loop     seconds of an epoch's step loop: batches, steps, looks, points for the tracker
-    epoch    seconds from the end of one epoch to the end of the next: validating, curves, tables,
-             pictures and checkpoints too
-
-The cost is the median over pairs of the quotient, minus one. Beside it stands what can be accounted
-for without comparing two noisy processes: the seconds inside the tracker during the loop, and the
-processor time of W&B's own process, both as shares of the loop's.
+Beside it stands what is accounted for: processor time of the thread that talks to the tracker
+(points, curves, tables, pictures, the model) and of W&B's own process, as shares of all of the
+training's processor-seconds.
 """
 
 import json
@@ -32,60 +31,68 @@ from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parent.parent
 
+EVERY = 10
+"""Steps between points, unless --log-steps says otherwise."""
+
 TIMED = """
 import json, os, sys, time
 from pathlib import Path
 import train
 from pipeline.cli import guard
 from pipeline.learning.run import Run
-from pipeline.learning.tracking import Journal
+from pipeline.learning.tracking import Aside, Journal
 
-marks, inside = [], [0.0]
-loop, close, add = train.train_epoch, Run.close_epoch, Journal.add
+epochs, spent = [], {"thread": 0.0, "service": 0.0}
+loop, add, work, close = train.train_epoch, Journal.add, Aside._work, Run.close
 
 def service():
     pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     ticks = sum(int(t) for p in pids for t in Path(f"/proc/{p}/stat").read_text().split()[13:15])
     return ticks / os.sysconf("SC_CLK_TCK")
 
-def timed_add(self, *values):
-    begun = time.perf_counter()
-    add(self, *values)
-    inside[0] += time.perf_counter() - begun
+def sparse(self, samples, values, views=None):
+    if "train/loss" not in values or views:
+        return add(self, samples, values, views)
+    sends = len(epochs[-1]) % 2 == 0
+    epochs[-1].append((time.perf_counter(), sends))
+    if sends:
+        add(self, samples, values, views)
 
 def timed_loop(run, loader):
-    begun, tracked, served = time.perf_counter(), inside[0], service()
+    epochs.append([])
     loop(run, loader)
-    seconds = time.perf_counter() - begun
-    marks.append({"loop": seconds, "inside": (inside[0] - tracked) / seconds,
-                  "service": (service() - served) / seconds / os.cpu_count()})
 
-def timed_close(self, logits):
-    close(self, logits)
-    marks[-1]["end"] = time.perf_counter()
+def timed_work(self):
+    work(self)
+    spent["thread"] = time.thread_time()
 
-train.train_epoch, Run.close_epoch, Journal.add = timed_loop, timed_close, timed_add
-out = sys.argv.pop(1)
+def timed_close(self, *words, **more):
+    spent["service"] = service()
+    close(self, *words, **more)
+
+train.train_epoch, Journal.add, Aside._work = timed_loop, sparse, timed_work
+Run.close = timed_close
+begun, out = time.perf_counter(), sys.argv.pop(1)
 guard(train.main)
-with open(out, "w") as file:
-    json.dump(marks, file)
+spent["all"] = (time.perf_counter() - begun) * os.cpu_count()
+Path(out).write_text(json.dumps({"epochs": epochs, **spent}))
 os._exit(0)
 """
-"""A train.py whose epochs are timed from outside the loop."""
+"""A train.py whose steps send a point in turn, timed from outside the loop."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train with and without a tracker in turn, and print what it costs."""
+    """Train some times, every other step tracked, and print what a point costs."""
 
     shards: Path = Path("shards/ham10000")
     """Folder of the shards."""
     tracker: str = "wandb"
     """wandb (offline) or tensorboard."""
-    pairs: int = 4
-    """Trainings with and without, each so many times."""
-    epochs: int = 4
-    """Epochs of a training; the first is left out."""
+    runs: int = 3
+    """Trainings."""
+    epochs: int = 3
+    """Epochs of each; the first is left out."""
     arch: str = "resnet34"
     """A torchvision classification model by name."""
     image_size: int = 64
@@ -101,45 +108,45 @@ class Options:
         """Refuse what measures nothing."""
         if self.tracker not in ("wandb", "tensorboard"):
             raise DataError(f"--tracker {self.tracker}: expected wandb or tensorboard")
-        if self.pairs < 1 or self.epochs < 2:
-            raise DataError("--pairs must be at least 1 and --epochs at least 2")
+        if self.runs < 1 or self.epochs < 2:
+            raise DataError("--runs must be at least 1 and --epochs at least 2")
 
 
 def main() -> None:
-    """Measure pair by pair and print the table."""
+    """Train, then print the table."""
     options = parse(Options, description="What tracking costs a training.")
     open_shards(options.shards)
-    pairs: list[dict[str, dict[str, float]]] = []
+    runs = []
     with tempfile.TemporaryDirectory() as scratch:
-        for number in range(options.pairs):
-            order = ("none", options.tracker)[:: 1 if number % 2 == 0 else -1]
-            pair = {tracker: timed(options, tracker, Path(scratch)) for tracker in order}
-            pairs.append(pair)
-            print(line(f"pair {number + 1}", options.tracker, pair), flush=True)
+        for number in range(options.runs):
+            runs.append(measured(options, Path(scratch)))
+            print(line(f"run {number + 1}", runs[-1]), flush=True)
+    differences = [value for run in runs for value in run["differences"]]
+    step = median(run["step"] for run in runs)
     found = {
-        what: median(pair[options.tracker][what] / pair["none"][what] - 1 for pair in pairs)
-        for what in ("loop", "epoch")
+        "step_seconds": step,
+        "pairs": len(differences),
+        "point_seconds": median(differences),
+        "cost": median(differences) / EVERY / step,
+        **{name: median(run[name] for run in runs) for name in ("thread", "service")},
     }
-    for what in ("inside", "service"):
-        found[what] = median(pair[options.tracker][what] for pair in pairs)
     print(
-        f"--tracker {options.tracker} against none, median of {options.pairs} pair(s): "
-        f"{found['loop']:+.2%} on the step loop, {found['epoch']:+.2%} on whole epochs\n"
-        f"accounted for in the loop: {found['inside']:.3%} of its time inside the tracker, "
-        f"{found['service']:.3%} of the processors' time in the tracker's own process"
+        f"--tracker {options.tracker}, {len(differences)} pairs: a point costs "
+        f"{found['point_seconds'] * 1e3:+.2f} ms of a step's {step * 1e3:.0f} ms; every {EVERY} "
+        f"steps that is {found['cost']:+.2%} of the step loop"
     )
     if options.json:
-        contents = {"tracker": options.tracker, "cost": found, "pairs": pairs}
+        contents = {**found, "tracker": options.tracker, "runs": runs}
         write_text(options.json, json.dumps(contents, indent=2) + "\n")
 
 
-def timed(options: Options, tracker: str, scratch: Path) -> dict[str, float]:
-    """Train once; return medians over its epochs but the first."""
+def measured(options: Options, scratch: Path) -> dict:
+    """Train once; return a step's seconds, what points have added, shares of the processor."""
     run, out = scratch / "run", scratch / "marks.json"
     shutil.rmtree(run, ignore_errors=True)
     words = [
-        *("--shards", options.shards, "--run-dir", run, "--tracker", tracker),
-        *("--wandb", "offline", "--weights", "none", "--arch", options.arch),
+        *("--shards", options.shards, "--run-dir", run, "--tracker", options.tracker),
+        *("--wandb", "offline", "--log-steps", 1, "--weights", "none", "--arch", options.arch),
         *("--image-size", options.image_size, "--batch-size", options.batch_size),
         *("--epochs", options.epochs, "--threads", options.threads),
     ]
@@ -150,20 +157,24 @@ def timed(options: Options, tracker: str, scratch: Path) -> dict[str, float]:
     )
     if done.returncode:
         raise DataError(f"train.py left with exit code {done.returncode}:\n{done.stderr}")
-    marks = json.loads(out.read_text())
-    ends = [mark["end"] for mark in marks]
-    return {
-        **{what: median(m[what] for m in marks[1:]) for what in ("loop", "inside", "service")},
-        "epoch": median(later - earlier for earlier, later in pairwise(ends)),
-    }
+    found = json.loads(out.read_text())
+    plain, differences = [], []
+    for marks in found["epochs"][1:]:
+        steps = [(end - begin, sent) for (begin, sent), (end, _) in pairwise(marks)]
+        plain += [seconds for seconds, sent in steps if not sent]
+        for before, here, after in zip(steps, steps[1:], steps[2:], strict=False):
+            if here[1]:
+                differences.append(here[0] - (before[0] + after[0]) / 2)
+    shares = {name: found[name] / found["all"] for name in ("thread", "service")}
+    return {"step": median(plain), "differences": differences, **shares}
 
 
-def line(name: str, tracker: str, pair: dict[str, dict[str, float]]) -> str:
+def line(name: str, run: dict) -> str:
     """One row of the table."""
-    return f"{name}: " + "; ".join(
-        f"{what} {pair['none'][what]:.3f} s without, {pair[tracker][what]:.3f} s with "
-        f"({pair[tracker][what] / pair['none'][what] - 1:+.2%})"
-        for what in ("loop", "epoch")
+    return (
+        f"{name}: step {run['step'] * 1e3:.1f} ms, a point {median(run['differences']) * 1e3:+.2f} "
+        f"ms; of all processor time {run['thread']:.2%} in the tracker's thread, "
+        f"{run['service']:.2%} in its process"
     )
 
 
