@@ -33,6 +33,7 @@ def contest(
     return json.loads((out / "out.json").read_text()), out, done.stdout
 
 
+@pytest.mark.slow
 def test_every_contestant_is_counted_at_every_task(contest: tuple[dict, Path, str]) -> None:
     figures, _, _ = contest
     found = {(row["contestant"], row["recipe"], row["source"]) for row in figures["rows"]}
@@ -49,6 +50,7 @@ def test_every_contestant_is_counted_at_every_task(contest: tuple[dict, Path, st
         assert row["layout"] == ("" if row["recipe"] == "decode" else "channels-last")
 
 
+@pytest.mark.slow
 def test_what_did_not_run_is_named_with_a_reason(contest: tuple[dict, Path, str]) -> None:
     figures, _, said = contest
     assert set(figures["left_out"]) == set(loader.ABOUT) - {
@@ -58,6 +60,7 @@ def test_what_did_not_run_is_named_with_a_reason(contest: tuple[dict, Path, str]
     assert all(f"  {name}" in said for name in figures["left_out"])
 
 
+@pytest.mark.slow
 def test_both_sources_hold_the_images_asked_for(contest: tuple[dict, Path, str]) -> None:
     figures, out, _ = contest
     assert [source["images"] for source in figures["sources"]] == [64, 64]

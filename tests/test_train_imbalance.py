@@ -16,6 +16,7 @@ def test_sensitivity_is_read_at_the_specificity():
     assert sensitivity_at(label, probability, 1.0) == 0.5
 
 
+@pytest.mark.slow
 def test_table_keeps_finished_rows_and_refuses_another_setting(command, packed, tmp_path):
     table = tmp_path / "table.json"
     words = ["-m", "benchmarks.imbalance", "--shards", packed, "--runs", tmp_path / "runs"]

@@ -195,7 +195,7 @@ def test_the_same_seed_tries_the_same_flags(desk, pad, tmp_path):
 # -- kills
 
 
-@pytest.mark.parametrize("launcher", [False, True])
+@pytest.mark.parametrize("launcher", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_search_leaves_no_training_behind_and_goes_on_with_the_trial(desk, launcher):
     assert desk.run(*LONG, "--trials", 1) == 0, desk.said()
     under = {"FAKE_CHILD": "1"} if launcher else {}
@@ -249,6 +249,7 @@ def test_interrupted_search_saves_its_trial_and_goes_on_with_it(desk, number, co
     assert desk.table()["state"].to_list() == ["done"] * 2
 
 
+@pytest.mark.slow
 def test_training_that_is_stopped_by_somebody_else_is_started_again(desk):
     desk.env = STALLING
     pid = desk.start(*LONG, "--trials", 1)
@@ -327,6 +328,7 @@ def test_trial_of_a_machine_that_is_gone_is_taken_over_with_its_parameters(desk)
     assert len(set(desk.flags("000"))) == 1
 
 
+@pytest.mark.slow
 def test_search_that_was_given_up_for_dead_leaves_the_trial_to_its_new_owner(desk):
     desk.env = STALLING
     pid = desk.start(*LONG, "--trials", 1)
@@ -377,6 +379,7 @@ def test_mistakes_end_with_one_message_before_the_first_trial(desk, words, messa
     assert not desk.diary()
 
 
+@pytest.mark.slow
 def test_study_is_not_gone_on_with_under_other_flags_or_on_other_shards(desk):
     assert desk.run(*SHORT, "--trials", 1) == 0, desk.said()
     assert desk.run(*SHORT, "--trials", 2, "--", "--image-size", 64) == 2

@@ -203,7 +203,9 @@ def calm(train, tiny, tmp_path_factory):
     return (run / "history.csv").read_bytes()
 
 
-@pytest.mark.parametrize("manner", ["refuse", "stall", "drop", "error"])
+@pytest.mark.parametrize(
+    "manner", ["refuse", pytest.param("stall", marks=pytest.mark.slow), "drop", "error"]
+)
 def test_training_goes_on_offline_beside_a_server_that_does_not_answer(
     train, tiny, tmp_path, server, read_wandb, calm, manner
 ):
@@ -218,6 +220,7 @@ def test_training_goes_on_offline_beside_a_server_that_does_not_answer(
     assert holds_no_key(tmp_path)
 
 
+@pytest.mark.slow
 def test_server_that_is_well_gets_each_row_once_and_the_lineage(
     train, tiny, tmp_path, server, calm, read_wandb
 ):
