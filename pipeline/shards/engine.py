@@ -5,6 +5,7 @@ builds, and they end when it does, however it ends. At most two shards a worker 
 a worker is told of the images of its shard alone, so its memory does not grow with the source.
 """
 
+import ctypes
 import multiprocessing
 import os
 import threading
@@ -17,6 +18,11 @@ from multiprocessing.connection import wait as wait_for
 from pipeline.errors import DataError
 from pipeline.shards.pack import PackWork, Receipt
 from pipeline.shards.shard_plan import ShardPlan
+
+MOST_KEPT = 2**25
+"""Bytes of free memory that a packing process keeps at most at the end of its heap."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def cores() -> int:
@@ -61,7 +67,20 @@ def _in_pool(work: PackWork, shards: Sequence[ShardPlan], workers: int) -> Itera
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def keep_memory() -> None:
+    """Let freed memory stay with this process, where the C library is glibc.
+
+    By itself it gives large blocks back at once, so that the next image clears and maps its pages
+    anew: half a millisecond an image, a tenth of the work.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_M_MMAP_THRESHOLD, MOST_KEPT)
+        library.mallopt(_M_TRIM_THRESHOLD, MOST_KEPT)
+
+
 def _start() -> None:
+    keep_memory()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
