@@ -1,6 +1,6 @@
 """How fast packing is, side by side with floors and peers, and whether its cost grows linearly.
 
-    python -m benchmarks.shards --originals DIR [--images 2000] [--json PATH]
+    python -m benchmarks.shards --originals DIR [--images 4000] [--json PATH]
     python -m benchmarks.shards --scale 1000,10000,100000 [--json PATH]
 
 The images of DIR are repeated under new names (hard links or copies) until there are enough, so
@@ -55,7 +55,7 @@ class Options:
 
     originals: Path | None = None
     """Folder with images at their original size, in HAM10000's layout."""
-    images: int = 2000
+    images: int = 4000
     """Images to pack; the originals are repeated."""
     workers: int = 0
     """Processes of every contestant; 0 is one a core."""
