@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from scipy.special import softmax
 from torch import nn
 
 from pipeline.cli import guard, parse
@@ -33,7 +32,7 @@ from pipeline.evaluation.summary import summarise
 from pipeline.learning.export import export_onnx
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.inference import predict_logits
-from pipeline.learning.probability import malignant_probability
+from pipeline.learning.probability import class_probabilities, malignant_probability
 from pipeline.learning.processes import make_accelerator, set_threads, usable_cores
 from pipeline.learning.provenance import git_revision
 from pipeline.learning.stored import StoredModel, load_stored
@@ -84,8 +83,8 @@ def judge(flags: options.JudgeOptions) -> None:
     quality = image_quality(samples.read, range(len(frame)), workers=usable_cores())
     frame[["sharpness", "brightness"]] = quality
     metrics = summarise(
-        frame, threshold=threshold, temperature=card.temperature, resamples=flags.resamples,
-        seed=flags.seed,
+        frame, threshold=threshold, temperature=card.temperature, bias=card.bias,
+        resamples=flags.resamples, seed=flags.seed,
     )  # fmt: skip
 
     # -- the report, with pictures of the cases that a person gets to see
@@ -110,12 +109,13 @@ def judge(flags: options.JudgeOptions) -> None:
 def scores(logits: np.ndarray, card: StoredModel) -> dict[str, np.ndarray]:
     """Turn logits [N, K] into the probabilities of a predictions table, float64."""
     values = {
-        "prob_malignant": malignant_probability(logits, card.task, card.temperature),
+        "prob_malignant": malignant_probability(logits, card.task, card.temperature, card.bias),
         "prob_uncalibrated": malignant_probability(logits, card.task),
     }
     if card.task == "dx":
-        tempered = np.asarray(logits, dtype=np.float64) / card.temperature
-        values["dx_probabilities"] = softmax(tempered, axis=1)
+        values["dx_probabilities"] = class_probabilities(
+            logits, card.task, card.temperature, card.bias
+        )
     return values
 
 

@@ -76,7 +76,7 @@ def subject() -> Subject:
     card = {
         "arch": "resnet34", "task": "dx", "dropout": 0.0, "image_size": 224, "epoch": 1, "step": 1,
         "seed": 0, "weights_sha256": "", "git_revision": "", "val_roc_auc": None, "threshold": 0.4,
-        "temperature": 1.0, "target_sensitivity": None, "manifest_sha256": "",
+        "temperature": 1.0, "bias": 0.0, "target_sensitivity": None, "manifest_sha256": "",
     }  # fmt: skip
     manifest = {
         "source": {}, "split": {"by": "lesion", "val_fraction": 0.2, "test_fraction": 0.15,

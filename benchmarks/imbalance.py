@@ -153,12 +153,12 @@ def judge(options: Options, run: Path) -> dict[str, float]:
     loader.close()
     label = split.samples.set_index("image_id")["label"].loc[list(found.image_ids)].to_numpy()
     plain = malignant_probability(found.logits, card.task)
-    fitted = malignant_probability(found.logits, card.task, card.temperature) >= card.threshold
+    calibrated = malignant_probability(found.logits, card.task, card.temperature, card.bias)
     return {
         "roc_auc": float(roc_auc_score(label, plain)),
         "sensitivity_at_95": sensitivity_at(label, plain, 0.95),
         "balanced_at_half": float(balanced_accuracy_score(label, plain >= 0.5)),
-        "balanced_at_fitted": float(balanced_accuracy_score(label, fitted)),
+        "balanced_at_fitted": float(balanced_accuracy_score(label, calibrated >= card.threshold)),
     }
 
 

@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory, packed):
     folder = tmp_path_factory.mktemp("run") / "best"
     card = StoredModel(
         arch="resnet18", task="dx", classes=CLASSES["dx"], image_size=64, threshold=0.4,
-        temperature=1.5, manifest_sha256=shards.manifest_sha256,
+        temperature=1.5, bias=-0.7, manifest_sha256=shards.manifest_sha256,
     )  # fmt: skip
     seen = shards.samples[shards.samples["split"] != "test"]
     save_stored(folder, build_model("resnet18", 7).state_dict(), card, seen)

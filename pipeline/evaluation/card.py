@@ -153,7 +153,8 @@ def _model(subject: Subject) -> Section:
         ("Code that trained it", card["git_revision"] or "not recorded"),
         ("Validation ROC-AUC", f"{val:.4f}" if val is not None else "not recorded"),
         ("Threshold", threshold),
-        ("Temperature", f"{card['temperature']:.4f}, fitted on validation"),
+        ("Calibration", f"temperature {card['temperature']:.4f}, bias {card['bias']:+.4f} on the "
+                        "log-odds of malignant, fitted on validation"),
         ("Licence", "code Apache-2.0; the data is CC BY-NC 4.0, so is use of weights made from it"),
     ]  # fmt: skip
 

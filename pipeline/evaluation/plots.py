@@ -118,17 +118,18 @@ def _reliability_line(ax: Axes, bins: list[Bin], text: str, color: str, marker: 
 
 
 def calibration(frame: pd.DataFrame, metrics: dict) -> Figure:
-    """Reliability diagram before and after the temperature, over how many images each bin has."""
+    """Reliability diagram before and after calibration, over how many images each bin has."""
     figure = Figure(figsize=(5, 5.8), layout="constrained")
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     label, change = frame["label"].to_numpy(), metrics["calibration"]
     ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="perfectly calibrated")
     if "before" in change:
         before = reliability(label, frame["prob_uncalibrated"].to_numpy())
-        text = f"before temperature, ECE {change['before']['ece']:.3f}"
+        text = f"before, ECE {change['before']['ece']:.3f}"
         _reliability_line(ax, before, text, ORANGE, "s")
     after = reliability(label, frame["prob_malignant"].to_numpy())
-    text = f"after temperature {change['temperature']:.2f}, ECE {change['after']['ece']:.3f}"
+    how = f"temperature {change['temperature']:.2f}, bias {change['bias']:.2f}"
+    text = f"after {how}, ECE {change['after']['ece']:.3f}"
     _reliability_line(ax, after, text, BLUE, "o")
     ax.set(ylim=(-0.02, 1.02), ylabel="share that is malignant", title="Calibration")
     ax.legend(loc="upper left", fontsize=8)

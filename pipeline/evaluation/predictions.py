@@ -47,8 +47,8 @@ def assemble(
         samples: the split's table, one row per image.
         image_ids: the image of each prediction, in any order.
         threshold: ``predicted`` is 1 where prob_malignant >= threshold.
-        prob_malignant: [N] float64 0-1, after temperature.
-        prob_uncalibrated: [N] float64 0-1, before temperature.
+        prob_malignant: [N] float64 0-1, calibrated.
+        prob_uncalibrated: [N] float64 0-1, before calibration.
         dx_probabilities: [N, 7] float64 0-1 in taxonomy order, or None for a binary model.
     """
     counts = pd.Series(list(image_ids), dtype=object).value_counts()

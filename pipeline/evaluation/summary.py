@@ -27,6 +27,7 @@ def summarise(
     *,
     threshold: float,
     temperature: float = 1.0,
+    bias: float = 0.0,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
@@ -35,7 +36,8 @@ def summarise(
     Args:
         frame: a predictions table (see ``predictions``); checked here.
         threshold: at which ``predicted`` was decided; used again for the lesion means.
-        temperature: that ``prob_malignant`` was divided by; 1.0 when the model has none.
+        temperature: that the logits were divided by; 1.0 when the model has none.
+        bias: that was then added to the log-odds of malignant; 0.0 when the model has none.
         resamples: of lesions, for the intervals.
         seed: of the resamples.
     """
@@ -46,7 +48,7 @@ def summarise(
     metrics["per_lesion"] = _headlines(lesions, resamples, seed)
     metrics |= {
         "threshold": float(threshold),
-        "calibration": calibration_change(frame, temperature),
+        "calibration": calibration_change(frame, temperature, bias),
         "ece_bins": [asdict(b) for b in calibration.reliability(*_label_prob(frame))],
         "bootstrap": {"resamples": resamples, "seed": seed, "unit": "group of lesions",
                       "interval": "percentile 2.5 to 97.5"},
@@ -122,11 +124,11 @@ def per_class(matrix: np.ndarray, names: tuple[str, ...]) -> dict[str, dict]:
     return table
 
 
-def calibration_change(frame: pd.DataFrame, temperature: float) -> dict:
-    """Brier, log loss and calibration error before and after the temperature."""
+def calibration_change(frame: pd.DataFrame, temperature: float, bias: float) -> dict:
+    """Brier, log loss and calibration error before and after temperature and bias."""
     label, w = frame["label"].to_numpy(), ones(len(frame))
     columns = {"before": "prob_uncalibrated", "after": "prob_malignant"}
-    return {"temperature": float(temperature)} | {
+    return {"temperature": float(temperature), "bias": float(bias)} | {
         when: {
             "brier": float(calibration.brier(label, prob, w)[0]),
             "nll": float(calibration.nll(label, prob, w)[0]),

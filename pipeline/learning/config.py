@@ -139,7 +139,8 @@ class TrainConfig:
     """Views averaged when the final threshold is fitted, and later by eval.py: none (1), flips
     (4), dihedral (8: flips and quarter turns)."""
     calibrate: bool = True
-    """Fit a temperature on validation, so that probabilities mean what they say."""
+    """Fit a temperature and a bias on validation, so that probabilities mean what they say: class
+    weights leave every image too suspect, which the bias takes back."""
     target_sensitivity: float | None = None
     """Choose the threshold that reaches this sensitivity on validation, as 0.92. Default: the one
     that maximises sensitivity + specificity (Youden)."""

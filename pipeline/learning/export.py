@@ -3,7 +3,7 @@
     worst = export_onnx(Path("model.onnx"), model, card, images)
 
 Input ``images`` [N, 3, S, S] float32, normalised as the card says; outputs ``logits`` [N, K] and
-``prob_malignant`` [N], after the card's temperature.
+``prob_malignant`` [N], calibrated by the card's temperature and bias.
 """
 
 import json
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
+from pipeline.learning.probability import malignant_classes
 from pipeline.learning.stored import StoredModel
 
 TOLERANCE = 1e-3
@@ -31,17 +31,21 @@ CHUNK = 16
 class WithProbability(nn.Module):
     """The network, giving the calibrated probability of malignant beside its logits."""
 
+    malignant: Tensor
+    """float32 [K], 1 for each malignant class."""
+
     def __init__(self, model: nn.Module, card: StoredModel) -> None:
         """Wrap ``model``; its weights are shared, not copied."""
         super().__init__()
-        self.model, self.temperature = model, card.temperature
-        malignant = (0, 1) if card.task == "binary" else DX_IS_MALIGNANT
-        self.register_buffer("malignant", torch.tensor(malignant, dtype=torch.float32))
+        self.model, self.temperature, self.bias = model, card.temperature, card.bias
+        malignant = torch.from_numpy(malignant_classes(card.task)).float()
+        self.register_buffer("malignant", malignant)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images [N, 3, S, S] to logits [N, K] and probabilities [N]."""
         logits = self.model(images)
-        return logits, (logits / self.temperature).softmax(1) @ self.malignant
+        shifted = logits / self.temperature + self.bias * self.malignant
+        return logits, shifted.softmax(1) @ self.malignant
 
 
 def export_onnx(

@@ -1,10 +1,10 @@
-"""After the last epoch: the best model gets its final last layer, temperature and threshold.
+"""After the last epoch: the best model gets its final last layer, calibration and threshold.
 
 Everything is fitted on train (the layer) and validation (the rest), never on test. Done again, it
 comes to the same.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from pipeline.learning.stored import StoredModel, load_stored, stored_files
 
 
 def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
-    """Refit the head where asked, then fit temperature and threshold, without and with ``--tta``.
+    """Refit the head where asked, then fit calibration and threshold, without and with ``--tta``.
 
     Without either, what the best epoch has fitted stands.
 
@@ -41,13 +41,11 @@ def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
     card = replace(card, target_sensitivity=config.target_sensitivity, without_tta=None)
     decision, roc_auc = fitted(run, model, val_loader, "none")
     if config.tta != "none":
-        without = {"threshold": decision.threshold, "temperature": decision.temperature}
-        card = replace(card, without_tta=without)
+        card = replace(card, without_tta=asdict(decision))
         decision, roc_auc = fitted(run, model, val_loader, config.tta)
     card = replace(
         card,
-        threshold=decision.threshold,
-        temperature=decision.temperature,
+        **asdict(decision),
         tta=config.tta,
         val_roc_auc=roc_auc,
     )
@@ -57,7 +55,7 @@ def finish(run: Run, val_loader: Any, train_loader: Any | None) -> None:
 
 
 def fitted(run: Run, model: torch.nn.Module, loader: Any, tta: str) -> tuple[Decision, float]:
-    """Return temperature and threshold of the final model on validation, and its ROC-AUC there."""
+    """Return calibration and threshold of the final model on validation, and its ROC-AUC there."""
     config = run.config
     predictions = predict_logits(
         model,

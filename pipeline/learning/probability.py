@@ -19,20 +19,40 @@ CLASSES: dict[str, tuple[str, ...]] = {"binary": ("benign", "malignant"), "dx": 
 """The names of the outputs, in the order of the logits."""
 
 
-def malignant_probability(logits: np.ndarray, task: str, temperature: float = 1.0) -> np.ndarray:
+def malignant_probability(
+    logits: np.ndarray, task: str, temperature: float = 1.0, bias: float = 0.0
+) -> np.ndarray:
     """Return P(malignant), float64 [N].
 
     Args:
         logits: float [N, K], K = 2 for "binary" and 7 for "dx".
         task: "binary" (softmax of class 1) or "dx" (sum over the malignant diagnoses).
         temperature: the logits are divided by it first; above 1 it makes the model less sure.
+        bias: then added to the log-odds of malignant; below 0 it makes all images less suspect.
     """
-    probabilities = softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+    probabilities = class_probabilities(logits, task, temperature, bias)
     if task == "binary":
         return probabilities[:, 1]
     malignant = np.asarray(DX_IS_MALIGNANT, dtype=bool)
     # a sum of float64 shares can pass 1.0 by one rounding step
     return np.minimum(probabilities[:, malignant].sum(axis=1), 1.0)
+
+
+def class_probabilities(
+    logits: np.ndarray, task: str, temperature: float = 1.0, bias: float = 0.0
+) -> np.ndarray:
+    """Return the probability of each class, float64 [N, K]; arguments as above.
+
+    The bias goes to the logits of the malignant classes, so that it shifts the log-odds of
+    malignant and leaves the shares among malignant, and among benign, diagnoses as they are.
+    """
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    return softmax(scaled + bias * malignant_classes(task), axis=1)
+
+
+def malignant_classes(task: str) -> np.ndarray:
+    """Return 1.0 for each class of the task that is malignant, else 0.0; float64 [K]."""
+    return np.asarray((0, 1) if task == "binary" else DX_IS_MALIGNANT, dtype=np.float64)
 
 
 def task_targets(dx_index: np.ndarray, task: str) -> np.ndarray:

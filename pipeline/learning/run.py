@@ -145,6 +145,7 @@ class Run:
             self.card,
             threshold=progress.threshold,
             temperature=progress.temperature,
+            bias=progress.bias,
             epoch=progress.epoch,
             step=progress.step,
             val_roc_auc=progress.history[-1]["val_roc_auc"] if progress.history else None,
@@ -188,7 +189,8 @@ class Run:
         """
         config, progress = self.config, self.state.progress
         self.decide_on(logits)
-        probability = malignant_probability(logits, config.task, progress.temperature)
+        calibration = (progress.temperature, progress.bias)
+        probability = malignant_probability(logits, config.task, *calibration)
         row = self.epoch_row(logits, probability)
         auc = row["val_roc_auc"]
         if config.schedule == "plateau":
@@ -238,7 +240,7 @@ class Run:
         self.journal.add(progress.samples, tracked, views)
 
     def decide_on(self, logits: np.ndarray) -> None:
-        """Fit temperature and threshold on the validation split."""
+        """Fit calibration and threshold on the validation split."""
         decision = decide(
             logits,
             self.val["label"].to_numpy(),
@@ -248,6 +250,7 @@ class Run:
         )
         self.state.progress.threshold = decision.threshold
         self.state.progress.temperature = decision.temperature
+        self.state.progress.bias = decision.bias
 
     def epoch_row(self, logits: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
         """Return the epoch's line of history.csv (a collective)."""

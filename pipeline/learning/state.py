@@ -40,6 +40,8 @@ class Progress:
     """Fitted at the last validation."""
     temperature: float = 1.0
     """Fitted at the last validation."""
+    bias: float = 0.0
+    """Fitted at the last validation."""
     plateau: Plateau = field(default_factory=Plateau)
     """Of the learning rate."""
     history: list[Row] = field(default_factory=list)

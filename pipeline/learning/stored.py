@@ -54,10 +54,12 @@ class StoredModel:
     """Malignant where the calibrated probability is at or above it; fitted on validation."""
     temperature: float = 1.0
     """The logits are divided by it; fitted on validation."""
+    bias: float = 0.0
+    """Then added to the log-odds of malignant; fitted on validation."""
     tta: str = "none"
-    """Test-time augmentation that threshold and temperature were fitted with."""
+    """Test-time augmentation that threshold, temperature and bias were fitted with."""
     without_tta: dict[str, float] | None = None
-    """``threshold`` and ``temperature`` fitted without it; None where ``tta`` is "none" anyway."""
+    """Threshold, temperature and bias fitted without it; None where ``tta`` is "none" anyway."""
     target_sensitivity: float | None = None
     """Sensitivity that the threshold was chosen for; None: Youden's index."""
     manifest_sha256: str = ""
@@ -80,7 +82,7 @@ class StoredModel:
     """Of this card."""
 
     def at(self, tta: str) -> "StoredModel":
-        """Return the card with the threshold and temperature that belong to ``tta``.
+        """Return the card with the threshold, temperature and bias that belong to ``tta``.
 
         Raises:
             DataError: none were fitted with it.

@@ -20,7 +20,8 @@ from pipeline.evaluation.summary import summarise
 CARD = {
     "arch": "resnet18", "task": "dx", "dropout": 0.0, "image_size": 64, "epoch": 1, "step": 2,
     "seed": 0, "weights_sha256": "ab" * 32, "git_revision": "cd" * 20, "val_roc_auc": 0.9,
-    "threshold": 0.4, "temperature": 2.0, "target_sensitivity": None, "manifest_sha256": "ef" * 32,
+    "threshold": 0.4, "temperature": 2.0, "bias": -0.5, "target_sensitivity": None,
+    "manifest_sha256": "ef" * 32,
 }  # fmt: skip
 MANIFEST = {
     "source": {"kind": "ham10000"}, "split": {"by": "lesion", "val_fraction": 0.2,

@@ -10,9 +10,14 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX, MALIGNANT
-from pipeline.learning.decision import choose_threshold, decide, fit_temperature
+from pipeline.learning.decision import choose_threshold, decide, fit_calibration
 from pipeline.learning.history import validation_metrics
-from pipeline.learning.probability import malignant_probability, task_targets
+from pipeline.learning.probability import (
+    class_probabilities,
+    malignant_classes,
+    malignant_probability,
+    task_targets,
+)
 from pipeline.learning.refit import fit_layer, resampled
 
 RNG = np.random.default_rng(0)
@@ -36,6 +41,17 @@ def test_malignant_probability_is_the_softmax_and_the_sum_over_the_malignant():
     shares = torch.softmax(logits / 2, 1).numpy()
     expected = sum(shares[:, DX.index(dx)] for dx in MALIGNANT)
     np.testing.assert_allclose(malignant_probability(logits.numpy(), "dx", 2.0), expected)
+
+
+@pytest.mark.parametrize("task", ["binary", "dx"])
+def test_bias_is_added_to_the_log_odds_and_keeps_the_shares_among_benign(task):
+    logits = RNG.normal(size=(30, 2 if task == "binary" else 7))
+    plain, moved = (malignant_probability(logits, task, 1.5, b) for b in (0.0, -0.8))
+    np.testing.assert_allclose(np.log(moved / (1 - moved)), np.log(plain / (1 - plain)) - 0.8)
+    shares = [class_probabilities(logits, task, 1.5, b) for b in (0.0, -0.8)]
+    benign = malignant_classes(task) == 0
+    ratios = [s[:, benign] / s[:, benign].sum(1, keepdims=True) for s in shares]
+    np.testing.assert_allclose(*ratios)
 
 
 def test_binary_targets_follow_the_taxonomy():
@@ -69,7 +85,42 @@ def test_temperature_undoes_a_known_overconfidence(factor):
     half = RNG.normal(size=20000) * 1.5
     true = np.stack([-half, half], axis=1) / 2
     malignant = (RNG.random(20000) < malignant_probability(true, "binary")).astype(int)
-    assert fit_temperature(true * factor, malignant, "binary") == pytest.approx(factor, rel=0.08)
+    temperature, bias = fit_calibration(true * factor, malignant, "binary")
+    assert temperature == pytest.approx(factor, rel=0.08) and bias == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("shift", [-2.0, 0.7, 3.0])
+@pytest.mark.parametrize("task", ["binary", "dx"])
+def test_bias_undoes_the_shift_of_a_weighted_loss(task, shift):
+    rng = np.random.default_rng(int(10 * abs(shift)))
+    logits = rng.normal(size=(20000, 2 if task == "binary" else 7)) * 1.5
+    malignant = (rng.random(20000) < malignant_probability(logits, task)).astype(int)
+    shifted = logits + shift * malignant_classes(task)
+    temperature, bias = fit_calibration(shifted, malignant, task)
+    assert bias == pytest.approx(-shift, abs=0.15) and temperature == pytest.approx(1, rel=0.08)
+    calibrated = malignant_probability(shifted, task, temperature, bias)
+    assert abs(calibrated.mean() - malignant.mean()) < 1e-3
+
+
+def test_calibration_of_two_classes_is_platts_logistic_regression():
+    rng = np.random.default_rng(4)
+    odds = rng.normal(size=3000) * 2 + 1.5
+    malignant = (rng.random(3000) < 1 / (1 + np.exp(2 - odds))).astype(int)
+    logits = np.stack([np.zeros(3000), odds], axis=1)
+    temperature, bias = fit_calibration(logits, malignant, "binary")
+    theirs = LogisticRegression(C=1e9, tol=1e-10).fit(odds[:, None], malignant)
+    assert 1 / temperature == pytest.approx(theirs.coef_.item(), rel=1e-3)
+    assert bias == pytest.approx(theirs.intercept_.item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.002, 0.5])
+def test_calibration_of_a_model_that_makes_no_mistake_stays_finite(share):
+    malignant = (np.arange(1000) < 1000 * share).astype(int)
+    logits = np.stack([np.zeros(1000), 40.0 * (2 * malignant - 1)], axis=1)
+    temperature, bias = fit_calibration(logits, malignant, "binary")
+    assert 0.05 <= temperature <= 20 and -15 <= bias <= 15
+    p = malignant_probability(logits, "binary", temperature, bias)
+    assert np.isfinite(p).all() and p[malignant == 1].min() > 0.9 > 0.1 > p[malignant == 0].max()
 
 
 def test_decision_is_made_on_calibrated_probabilities():
@@ -79,9 +130,9 @@ def test_decision_is_made_on_calibrated_probabilities():
         decide(logits, malignant, task="binary", calibrate=calibrate, target_sensitivity=0.9)
         for calibrate in (False, True)
     )
-    assert plain.temperature == 1.0 and fitted.temperature > 2
+    assert plain.temperature == 1.0 and plain.bias == 0.0 and fitted.temperature > 2
     same = [
-        malignant_probability(logits, "binary", d.temperature) >= d.threshold
+        malignant_probability(logits, "binary", d.temperature, d.bias) >= d.threshold
         for d in (plain, fitted)
     ]
     assert (same[0] == same[1]).all()

@@ -19,7 +19,12 @@ def exported(request, tmp_path_factory):
     classes = CLASSES[request.param]
     model = build_model("resnet18", len(classes)).eval()
     card = StoredModel(
-        arch="resnet18", task=request.param, classes=classes, image_size=64, temperature=1.7
+        arch="resnet18",
+        task=request.param,
+        classes=classes,
+        image_size=64,
+        temperature=1.7,
+        bias=-0.6,
     )
     path = tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx"
     worst = export.export_onnx(path, model, card, torch.randn(5, 3, 64, 64))
@@ -35,7 +40,7 @@ def test_onnx_gives_the_logits_and_calibrated_probability_at_any_batch_size(expo
     with torch.no_grad():
         expected = model(images).numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-    judged = malignant_probability(expected, card.task, card.temperature)
+    judged = malignant_probability(expected, card.task, card.temperature, card.bias)
     np.testing.assert_allclose(prob, judged, atol=1e-5)
 
 

@@ -62,12 +62,17 @@ def test_final_decision_is_fitted_with_the_views_and_kept(train, tiny, tmp_path)
     flags = [*tiny, "--run-dir", tmp_path, "--epochs", 1]
     assert train(*flags, "--no-calibrate").codes == [0]
     plain = card(tmp_path)
-    assert plain["temperature"] == 1.0 and plain["tta"] == "none"
+    assert plain["temperature"] == 1.0 and plain["bias"] == 0.0 and plain["tta"] == "none"
     outcome = train(*flags, "--tta", "flips", "--refit-head", "smote", "--target-sensitivity", 0.9)
     assert outcome.codes == [0], outcome.text
     final = card(tmp_path)
     assert final["tta"] == "flips" and final["refit_head"] == "smote"
     assert final["target_sensitivity"] == 0.9 and final["temperature"] != 1.0
+    assert final["bias"] != 0.0 and set(final["without_tta"]) == {
+        "threshold",
+        "temperature",
+        "bias",
+    }
     assert final["weights_sha256"] != plain["weights_sha256"]
     once = (tmp_path / "best" / "model.json").read_bytes()
     again = train(*flags, "--tta", "flips", "--refit-head", "smote", "--target-sensitivity", 0.9)

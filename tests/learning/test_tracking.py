@@ -62,6 +62,7 @@ def validation(tracked, packed):
     with torch.inference_mode():
         found = [(batch.image_ids, model(batch.images)) for batch in loader.epoch(0)]
     logits = torch.cat([out for _, out in found]).double() / card.temperature
+    logits[:, 1] += card.bias
     table = split.samples.set_index("image_id").loc[[i for ids, _ in found for i in ids]]
     return table.assign(probability=logits.softmax(1)[:, 1].numpy()), card.threshold
 
