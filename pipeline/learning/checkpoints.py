@@ -187,15 +187,6 @@ def drop_after(run_dir: Path, step: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def clear_partial(run_dir: Path) -> None:
-    """Remove what a killed process left half-written beside the published names."""
-    for path in (*run_dir.glob(".*.partial"), *run_dir.glob("checkpoints/.*.partial")):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def move_aside(run_dir: Path) -> Path | None:
     """Move what an earlier run left in RUN into RUN/before-N; return that folder, if any."""
     found = [p for p in run_dir.glob("*") if not p.name.startswith("before-")]

@@ -19,7 +19,7 @@ from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX
 from pipeline.learning import checkpoints
 from pipeline.learning.config import TrainConfig, changed_flags
-from pipeline.learning.disk import write_text
+from pipeline.learning.disk import tidy, write_text
 from pipeline.learning.losses import Loss
 from pipeline.learning.model import build_model
 from pipeline.learning.optim import FrozenBackbone, MovingAverage, make_optimizer
@@ -157,7 +157,8 @@ def open_run(
     run_dir = config.run_dir
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoints.clear_partial(run_dir)
+        for folder in (run_dir, run_dir / "checkpoints"):
+            tidy(folder)
     except OSError as error:
         raise DataError(f"--run-dir {run_dir}: cannot be written ({error})") from error
     if config.resume == "never":

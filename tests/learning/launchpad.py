@@ -5,8 +5,8 @@ with the environment that torchrun gives them, and ended as torchrun ends them: 
 the others get SIGTERM, and SIGKILL a little later.
 
 An order may tell one rank to die: ``die`` is [rank, place, count] or [rank, place, count, signal],
-and at the ``count``-th visit of ``place`` ("step", "fsync" or "validation") that process sends
-itself the signal, SIGKILL unless named. ``file_limit`` is the largest file that may be written.
+and at the ``count``-th visit of ``place`` ("step", "fsync", "rename" or "validation") that process
+sends itself the signal, SIGKILL unless named. ``file_limit`` is the largest file that may be written.
 ``die`` [rank, "slow", N] kills nobody: that rank's training batches take N milliseconds longer.
 """
 
@@ -54,6 +54,9 @@ def arm(place: str, count: int, name: str = "SIGKILL") -> None:
                 os.fsync(descriptor)
 
         disk.os = DyingOs()
+    elif place == "rename":
+        rename = Path.rename
+        Path.rename = lambda *args: (visit(), rename(*args))[1]
     elif place == "slow":
         brisk = PortableLoader.epoch
 

@@ -60,6 +60,22 @@ def test_torn_checkpoint_is_passed_over(train, trained):
     assert len(pd.read_csv(run / "history.csv")) == 2
 
 
+def test_checkpoint_that_was_being_replaced_comes_back(train, tiny, tmp_path):
+    flags = [*tiny, "--run-dir", tmp_path, "--epochs", 2, "--keep-checkpoints", 1]
+    calm = tmp_path / "calm"
+    assert train(*tiny, "--run-dir", calm, "--epochs", 2).codes == [0]
+    last = int(pd.read_csv(calm / "history.csv")["step"][0])
+    # a rename for each step, one for the best model; then the epoch's checkpoint takes the place
+    # of its last step's, and the process dies between the two renames that it takes
+    outcome = train(*flags, "--checkpoint-steps", 1, die=[0, "rename", last + 3])
+    assert outcome.codes == [-9] and steps(tmp_path) == []
+    assert (tmp_path / "checkpoints" / f".step-{last:08d}.old").is_dir()
+    outcome = train(*flags, "--checkpoint-steps", 1)
+    assert outcome.codes == [0] and f"step-{last:08d}: epoch 0, batch" in outcome.text
+    assert (calm / "history.csv").read_bytes() == (tmp_path / "history.csv").read_bytes()
+    assert not list(tmp_path.rglob(".*.old")) and not list(tmp_path.rglob(".*.partial"))
+
+
 def test_changed_flags_are_listed_and_refused_unless_allowed(train, trained):
     flags, run = trained
     before = steps(run)
