@@ -6,8 +6,8 @@ the others get SIGTERM, and SIGKILL a little later.
 
 An order may tell one rank to die: ``die`` is [rank, place, count] or [rank, place, count, signal],
 and at the ``count``-th visit of ``place`` ("step", "fsync", "rename" or "validation") that process
-sends itself the signal, SIGKILL unless named. ``file_limit`` is the largest file that may be written.
-``die`` [rank, "slow", N] kills nobody: that rank's training batches take N milliseconds longer.
+sends itself the signal, SIGKILL unless named. ``file_limit`` is the largest file that may be
+written. ``die`` [rank, "slow", N] kills nobody: that rank's training batches take N milliseconds longer.
 """
 
 import json
@@ -37,7 +37,6 @@ def killer(count: int, name: str):
 def arm(place: str, count: int, name: str = "SIGKILL") -> None:
     """Let this process kill itself at the ``count``-th visit of ``place``."""
     from pipeline.learning import disk, run, watch
-    from pipeline.loading.portable import PortableLoader
 
     visit = killer(count, name)
     if place == "step":
@@ -57,15 +56,6 @@ def arm(place: str, count: int, name: str = "SIGKILL") -> None:
     elif place == "rename":
         rename = Path.rename
         Path.rename = lambda *args: (visit(), rename(*args))[1]
-    elif place == "slow":
-        brisk = PortableLoader.epoch
-
-        def slow(self, epoch, start=0):
-            for batch in brisk(self, epoch, start):
-                time.sleep(count / 1000)
-                yield batch
-
-        PortableLoader.epoch = slow
     else:
         calm = run.Run.until_interrupted
 
@@ -75,6 +65,20 @@ def arm(place: str, count: int, name: str = "SIGKILL") -> None:
                 yield batch
 
         run.Run.until_interrupted = dying
+
+
+def slow_down(milliseconds: int) -> None:
+    """Let each batch of this process come later."""
+    from pipeline.loading.portable import PortableLoader
+
+    brisk = PortableLoader.epoch
+
+    def slow(self, epoch, start=0):
+        for batch in brisk(self, epoch, start):
+            time.sleep(milliseconds / 1000)
+            yield batch
+
+    PortableLoader.epoch = slow
 
 
 def child(order: dict, rank: int, port: int) -> None:
@@ -94,7 +98,8 @@ def child(order: dict, rank: int, port: int) -> None:
         if order["file_limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"],) * 2)
         if order.get("die") and order["die"][0] == rank:
-            arm(*order["die"][1:])
+            place, *rest = order["die"][1:]
+            slow_down(*rest) if place == "slow" else arm(place, *rest)
         import train
         from pipeline.cli import guard
 
