@@ -7,7 +7,8 @@ the others get SIGTERM, and SIGKILL a little later.
 An order may tell one rank to die: ``die`` is [rank, place, count] or [rank, place, count, signal],
 and at the ``count``-th visit of ``place`` ("step", "fsync", "rename" or "validation") that process
 sends itself the signal, SIGKILL unless named. ``file_limit`` is the largest file that may be
-written. ``die`` [rank, "slow", N] kills nobody: that rank's training batches take N milliseconds longer.
+written. ``die`` [rank, "slow", N] kills nobody: that rank's training batches take N milliseconds
+longer.
 """
 
 import json
