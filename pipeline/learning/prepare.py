@@ -72,13 +72,8 @@ def prepare(
         state.restore(saved)
     progress = state.progress
     progress.wandb_id = progress.wandb_id or from_main(uuid4().hex[:8], accelerator)
-    facts = {
-        **resolved(accelerator, threads=threads),
-        "manifest_sha256": manifest_sha256,
-        "git_revision": git_revision(),
-        "tracked_group": group_of_run(config),
-        "train_counts": dict(zip(CLASSES[config.task], counts.tolist(), strict=True)),
-    }
+    facts = {**resolved(accelerator, threads=threads), "manifest_sha256": manifest_sha256}
+    facts |= facts_of_run(config, counts)
     if accelerator.is_main_process:
         everything = {"flags": config.flags(), **facts}
         write_text(config.run_dir / "config.json", json.dumps(everything, indent=2) + "\n")
@@ -111,6 +106,15 @@ def prepare(
     run.journal = Journal(tracker, progress.points)
     announce(run, facts, len(train), len(val))
     return run
+
+
+def facts_of_run(config: TrainConfig, counts: np.ndarray) -> dict[str, Any]:
+    """Return what is kept of a run beside its flags; ``counts``: [K], of the train split."""
+    return {
+        "git_revision": git_revision(),
+        "tracked_group": group_of_run(config),
+        "train_counts": dict(zip(CLASSES[config.task], counts.tolist(), strict=True)),
+    }
 
 
 def make_loss(config: TrainConfig, counts: np.ndarray, device: torch.device) -> Loss:
