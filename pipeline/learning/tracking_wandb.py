@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import requests
 import wandb
+from wandb.env import SERVICE
 
 from pipeline.learning.checkpoints import warn
 from pipeline.learning.stored import read_card
@@ -121,6 +122,8 @@ def open_run(
     """
     # W&B's reports on its own errors go to the server too, and wait for it when a process ends
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # a service that was inherited outlives us, and would not give a killed process's run free
+    os.environ.pop(SERVICE, None)
     mode = choose_mode(mode)
     if mode == "disabled":
         return None

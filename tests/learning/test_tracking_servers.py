@@ -268,15 +268,31 @@ def test_killed_online_run_goes_on_where_the_server_stands(train, tiny, tmp_path
     assert (tmp_path / "history.csv").read_bytes() == calm
 
 
+@pytest.fixture
+def inherited():
+    """The environment of a process whose parent, as a notebook or this one, has used W&B."""
+    begin = "import os, wandb; wandb.setup().ensure_service(); print(os.environ['WANDB_SERVICE'])"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"{begin}; import sys; sys.stdout.flush(); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdin and parent.stdout
+    yield {**os.environ, "WANDB_SERVICE": parent.stdout.readline().strip()}
+    parent.stdin.close()
+    parent.wait(timeout=60)
+
+
 @pytest.mark.slow
 def test_killed_with_all_its_processes_and_started_again_by_the_same_command(
-    tiny, tmp_path, read_wandb
+    tiny, tmp_path, read_wandb, inherited
 ):
     command = [sys.executable, "train.py", *tiny, *TRACKED, "--run-dir", str(tmp_path)]
     command += ["--epochs", "6", "--checkpoint-steps", "4", "--wandb", "offline"]
     for reached in (6, 30):
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+            command, cwd=ROOT, env=inherited, stdout=subprocess.DEVNULL, start_new_session=True
         )
         give_up = time.monotonic() + 120
         folders = tmp_path / "checkpoints"
@@ -291,7 +307,7 @@ def test_killed_with_all_its_processes_and_started_again_by_the_same_command(
             except ProcessLookupError:
                 continue
         process.wait()
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    assert subprocess.run(command, cwd=ROOT, env=inherited, check=False).returncode == 0
     said = read_wandb(tmp_path)
     assert len({run.run_id for run in said.runs}) == 1
     assert steps(said.rows) == list(range(1, 6 * 13 + 1))
