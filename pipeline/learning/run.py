@@ -258,9 +258,9 @@ class Run:
         sums: Any = self.accelerator.reduce(self.state.sums.clone())
         loss, weight, right, seen = sums.tolist()
         dx_index = self.val["dx_index"].to_numpy()
-        target = torch.from_numpy(task_targets(dx_index, self.config.task)).to(
-            self.accelerator.device
-        )
+        classes = task_targets(dx_index, self.config.task)
+        # copied, as pandas' own array is read-only
+        target = torch.tensor(classes, device=self.accelerator.device)
         answers = torch.from_numpy(logits).to(self.accelerator.device)
         weighted = self.criterion.weighted(answers, target, None, None).sum()
         val_loss = weighted / self.criterion.weight(target, None, None).sum()
