@@ -14,10 +14,13 @@ with ``--only``.
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import tyro
+from sklearn.metrics import roc_auc_score
 
 from benchmarks.imbalance import finished
 from benchmarks.search import ROOT, Figures, records, run, spread
@@ -99,7 +102,15 @@ def main() -> None:
         if name not in finished(options.json, setting):
             print(f"-- {name}", flush=True)
             keep(options.json, setting, name, judged(options, name))
-    print(table(options, finished(options.json, setting)))
+    rows = finished(options.json, setting)
+    print(table(options, rows))
+    if options.leaky and LEAKY in rows:
+        print(within(open_shards(options.leaky).samples, folder_of(options, LEAKY) / "report"))
+
+
+def folder_of(options: Options, name: str) -> Path:
+    """Return the run folder of a row."""
+    return options.runs / name.replace(" ", "-")
 
 
 def check_leaky(options: Options) -> None:
@@ -113,7 +124,7 @@ def check_leaky(options: Options) -> None:
 def judged(options: Options, name: str) -> Figures:
     """Train a row, or go on with it, judge it on the test split, return its figures."""
     shards, seed = options.rows[name]
-    into = options.runs / name.replace(" ", "-")
+    into = folder_of(options, name)
     run(
         *(ROOT / "train.py", "--shards", shards, "--run-dir", into, "--seed", seed),
         *("--image-size", options.image_size, "--epochs", options.epochs),
@@ -151,6 +162,30 @@ def table(options: Options, rows: dict[str, Figures]) -> str:
         cells = [spread([figures[key] for figures in of_row]) for key in FIGURES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def within(samples: pd.DataFrame, report: Path) -> str:
+    """Say whether lesions that were trained on are judged better than others, in one test split.
+
+    Lesions of several images alone: those of a single image cannot leak, and are of another kind.
+
+    Args:
+        samples: of the shards split by image: image_id, lesion_id, split.
+        report: folder of the report on their test split.
+    """
+    images = Counter(samples["lesion_id"])
+    several = [images[lesion] > 1 for lesion in samples["lesion_id"]]
+    trained = samples.loc[samples["split"] == "train", "lesion_id"].to_list()
+    table: pd.DataFrame = pd.read_csv(report / "predictions.csv")
+    table = table.loc[table["image_id"].isin(samples.loc[several, "image_id"].to_list())]
+    seen = table["lesion_id"].isin(trained).to_numpy()
+    parts = []
+    for kind, rows in (("were trained on", seen), ("were not", ~seen)):
+        label = table.loc[rows, "label"].to_numpy()
+        score = table.loc[rows, "prob_malignant"].to_numpy()
+        area = f"{roc_auc_score(label, score):.3f}" if len(set(label)) == 2 else "undefined"
+        parts.append(f"{area} for {len(label)} images whose lesions {kind}")
+    return f"\n{LEAKY}, test images of lesions with several: ROC-AUC {', '.join(parts)}"
 
 
 if __name__ == "__main__":
