@@ -1,4 +1,4 @@
-"""What training from scratch reaches: the best recipe found, several seeds; what a leak flatters.
+"""What training from scratch reaches: one recipe, several seeds; and what a leak flatters.
 
     python -m pipeline.shards build --source data/ham10000 --out shards/ham10000-64 --image-size 64
     python -m pipeline.shards build --source data/ham10000 --out shards/ham10000-64-by-image \
@@ -90,7 +90,7 @@ class Options:
 
 def main() -> None:
     """Make the rows that are not in the file yet, and print the table."""
-    options = parse(Options, description="The best recipe from scratch, with several seeds.")
+    options = parse(Options, description="A recipe from scratch, with several seeds.")
     check_leaky(options)
     folders = [options.shards, *([options.leaky] if options.leaky else [])]
     setting = {

@@ -44,7 +44,7 @@ def tidy(parent: Path) -> None:
     What was only begun goes, and what was replaced; but that comes back where its successor has
     not arrived.
     """
-    for old in parent.glob(f".*{OLD}"):
+    for old in list(parent.glob(f".*{OLD}")):
         final = old.with_name(old.name.removeprefix(".").removesuffix(OLD))
         if not final.exists():
             old.rename(final)
