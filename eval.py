@@ -23,25 +23,28 @@ from accelerate import Accelerator
 from torch import nn
 
 from pipeline.cli import guard, parse
-from pipeline.evaluation import loose, options, predictions, report
-from pipeline.evaluation.card import Subject
-from pipeline.evaluation.comparison_report import write_comparison
+from pipeline.evaluation import flags as options
+from pipeline.evaluation import image_files as loose
+from pipeline.evaluation import predictions
 from pipeline.evaluation.leak import overlap, refuse
-from pipeline.evaluation.pictures import image_quality, square
-from pipeline.evaluation.summary import summarise
+from pipeline.evaluation.metrics.summary import summarise
+from pipeline.evaluation.report import judgement as report
+from pipeline.evaluation.report.comparison import write_comparison
+from pipeline.evaluation.report.data_card import Subject
+from pipeline.evaluation.report.pictures import image_quality, square
 from pipeline.learning.export import export_onnx
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import class_probabilities, malignant_probability
-from pipeline.learning.processes import make_accelerator, set_threads, usable_cores
-from pipeline.learning.provenance import git_revision
-from pipeline.learning.stored import StoredModel, load_stored
+from pipeline.learning.stored_model import StoredModel, load_stored
 from pipeline.loading.batch import Batch
-from pipeline.loading.make import make_loader
+from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
+from pipeline.machine import git_revision
 from pipeline.shards.dataset import ShardSet, ensure_intact, open_shards
-from pipeline.shards.object_store import cached
+from pipeline.shards.storage.object_store import cached
+from pipeline.training.processes import make_accelerator, set_threads, usable_cores
 
 
 def judge(flags: options.JudgeOptions) -> None:
@@ -98,7 +101,7 @@ def judge(flags: options.JudgeOptions) -> None:
     pictures = dict(zip(rows, shown, strict=True))
     report.write_report(flags.out, frame, metrics, about, pictures, chosen)
     if flags.tracker == "wandb":
-        from pipeline.learning.tracking_report import track_report  # W&B takes a second to import
+        from pipeline.tracking.report import track_report  # W&B takes a second to import
 
         track_report(
             flags.out, metrics, checkpoint=flags.checkpoint, mode=flags.wandb, group=flags.group

@@ -18,22 +18,22 @@ import numpy as np
 import torch
 
 from pipeline.cli import guard, parse
-from pipeline.learning.config import TrainConfig
-from pipeline.learning.finish import finish
 from pipeline.learning.inference import predict_logits
-from pipeline.learning.optim import set_rate
-from pipeline.learning.prepare import prepare
+from pipeline.learning.learning_rate import momentum_at, rate_factor
+from pipeline.learning.optimizers import set_rate
 from pipeline.learning.probability import require_diagnoses
-from pipeline.learning.processes import Interrupted, make_accelerator, set_threads
-from pipeline.learning.run import Run
-from pipeline.learning.schedule import momentum_at, rate_factor
-from pipeline.learning.watch import Pace, Watch
 from pipeline.loading.batch import Batch
-from pipeline.loading.make import Loader, make_loader
+from pipeline.loading.loader import Loader, make_loader
 from pipeline.loading.portable import decode_rgb
 from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import Split, ensure_intact, open_shards
-from pipeline.shards.object_store import cached
+from pipeline.shards.storage.object_store import cached
+from pipeline.training.finish import finish
+from pipeline.training.flags import TrainConfig
+from pipeline.training.pace import Pace, Watch
+from pipeline.training.processes import Interrupted, make_accelerator, set_threads
+from pipeline.training.run import Run
+from pipeline.training.setup import prepare
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.cli import guard, parse
-from pipeline.evaluation.bootstrap import resample
-from pipeline.evaluation.card import Subject
-from pipeline.evaluation.metrics import binary_metrics
-from pipeline.evaluation.pictures import image_quality, square
-from pipeline.evaluation.report import SHOWN_SIDE, Shown, rows_to_show, write_report
-from pipeline.evaluation.summary import summarise
+from pipeline.evaluation.metrics.binary import binary_metrics
+from pipeline.evaluation.metrics.bootstrap import resample
+from pipeline.evaluation.metrics.summary import summarise
+from pipeline.evaluation.report.data_card import Subject
+from pipeline.evaluation.report.judgement import SHOWN_SIDE, Shown, rows_to_show, write_report
+from pipeline.evaluation.report.pictures import image_quality, square
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 
 SHARES = (0.033, 0.051, 0.110, 0.011, 0.111, 0.670, 0.014)

@@ -24,14 +24,14 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.learning import search_space
-from pipeline.learning.disk import write_text
+from pipeline.files import write_text
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import malignant_probability
-from pipeline.learning.processes import make_accelerator, set_threads
-from pipeline.learning.stored import load_stored
-from pipeline.loading.make import make_loader
+from pipeline.learning.stored_model import load_stored
+from pipeline.loading.loader import make_loader
+from pipeline.search import space as search_space
 from pipeline.shards.dataset import open_shards
+from pipeline.training.processes import make_accelerator, set_threads
 
 REMEDIES: dict[str, tuple[str, ...]] = {
     **search_space.REMEDIES,

@@ -32,7 +32,7 @@ from benchmarks.loader_contest import Player, Task
 from benchmarks.loader_sources import Source, make_sources, warm
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.shards.engine import cores
+from pipeline.shards.packing.local_engine import cores
 
 OURS = ("portable", "dali")
 """This project's backends."""

@@ -28,10 +28,10 @@ from benchmarks.loader_contest import (
 )
 from benchmarks.loader_opencv import Sample, stack
 from pipeline.loading.ahead import ahead
-from pipeline.loading.make import Loader
+from pipeline.loading.loader import Loader
 from pipeline.loading.presets import TRAIN_PRESETS, TrainPreset
+from pipeline.loading.requests import Schedule
 from pipeline.loading.samples import Samples
-from pipeline.loading.schedule import Schedule
 from pipeline.shards.dataset import open_shards
 
 PRESETS: dict[str, TrainPreset] = {

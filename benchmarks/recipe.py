@@ -26,8 +26,8 @@ from benchmarks.imbalance import finished
 from benchmarks.search import ROOT, Figures, records, run, spread
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.learning.disk import write_text
-from pipeline.learning.search_lease import locked
+from pipeline.files import write_text
+from pipeline.search.lease import locked
 from pipeline.shards.dataset import open_shards
 
 RECIPE = (

@@ -29,7 +29,7 @@ import tyro
 from benchmarks.imbalance import finished
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.learning.disk import write_text
+from pipeline.files import write_text
 from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ class Options:
     image_size: int = 64
     """Pixels."""
     only: tuple[str, ...] = ()
-    """Parameters to search, as in pipeline.learning.search; all when none are named."""
+    """Parameters to search, as in pipeline.search; all when none are named."""
     reduction: int = 2
     """At each comparison one trial in so many goes on."""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -122,7 +122,7 @@ def search(options: Options) -> Figures:
     only = ["--only", *options.only] if options.only else []
     study = options.runs / "study"
     run(
-        *("-m", "pipeline.learning.search", "--shards", options.shards, "--out", study),
+        *("-m", "pipeline.search", "--shards", options.shards, "--out", study),
         *("--trials", options.trials, "--epochs", options.epochs, *only),
         *("--reduction", options.reduction, "--command", f"python {ROOT / 'train.py'}"),
         *("--", *options.alike, *RECIPE),

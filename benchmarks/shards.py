@@ -42,7 +42,7 @@ from webdataset.writer import ShardWriter
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.shards.engine import cores
+from pipeline.shards.packing.local_engine import cores
 
 QUALITY = 95
 SIDE = 256

@@ -31,7 +31,7 @@ from webdataset.compat import WebDataset
 from benchmarks.tiny_shards import write_tiny_shards
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.loading.plan import WINDOW_SAMPLES, epoch_order
+from pipeline.loading.order import WINDOW_SAMPLES, epoch_order
 
 Orders = Callable[[], Iterator[np.ndarray]]
 

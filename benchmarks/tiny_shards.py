@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 from pipeline.shards.format import write_tar
 from pipeline.shards.manifest import MANIFEST_NAME, TABLE_NAME, Manifest, ShardEntry
-from pipeline.shards.pack import tar_sample
+from pipeline.shards.packing.pack import tar_sample
 from pipeline.shards.plan import TABLE_COLUMNS
 from pipeline.shards.tables import table_bytes
 

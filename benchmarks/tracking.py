@@ -26,7 +26,7 @@ from statistics import median
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.learning.disk import write_text
+from pipeline.files import write_text
 from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,8 +39,8 @@ import json, os, sys, time
 from pathlib import Path
 import train
 from pipeline.cli import guard
-from pipeline.learning.run import Run
-from pipeline.learning.tracking import Aside, Journal
+from pipeline.training.run import Run
+from pipeline.tracking.tracker import Aside, Journal
 
 epochs, spent = [], {"thread": 0.0, "service": 0.0}
 loop, add, work, close = train.train_epoch, Journal.add, Aside._work, Run.close

@@ -29,10 +29,10 @@ from benchmarks.shards import repeat_images
 from pipeline.cli import guard, parse
 from pipeline.learning.model import build_model
 from pipeline.loading.batch import Batch
-from pipeline.loading.make import Backend, Loader, make_loader
+from pipeline.loading.loader import Backend, Loader, make_loader
 from pipeline.loading.presets import Augment
 from pipeline.shards.dataset import Split, open_shards
-from pipeline.shards.engine import cores
+from pipeline.shards.packing.local_engine import cores
 
 Step = Callable[[Batch], None]
 Item = TypeVar("Item", bound=Sized)

@@ -32,12 +32,12 @@ from pipeline.errors import DataError
 from pipeline.learning.model import build_model
 from pipeline.loading.ahead import ahead
 from pipeline.loading.batch import Batch
-from pipeline.loading.make import Backend
+from pipeline.loading.loader import Backend
 from pipeline.loading.presets import Augment
+from pipeline.loading.requests import Request, Schedule
 from pipeline.loading.samples import Samples
-from pipeline.loading.schedule import Request, Schedule
 from pipeline.shards.dataset import open_shards
-from pipeline.shards.engine import cores
+from pipeline.shards.packing.local_engine import cores
 
 READERS = 4
 """Threads that read JPEGs ahead of the decoder."""

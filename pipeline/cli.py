@@ -15,7 +15,7 @@ from typing import TypeVar
 import tyro
 
 from pipeline.errors import DataError
-from pipeline.shortage import out_of_memory
+from pipeline.out_of_memory import out_of_memory
 
 USER_ERROR = 2
 """Exit code of a mistake that the user can mend."""

@@ -54,7 +54,7 @@ def test_packing_rooms_bring_neither_torch_nor_dali(room: str) -> None:
 
 def test_a_packing_process_starts_without_pandas_and_scipy() -> None:
     code = (
-        "import sys, pipeline.shards.engine, pipeline.ham10000.images\n"
+        "import sys, pipeline.shards.packing.local_engine, pipeline.ham10000.images\n"
         "heavy = {'pandas', 'scipy', 'fsspec', 'botocore'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

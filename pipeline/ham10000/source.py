@@ -12,8 +12,8 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore, require_folder, require_images
-from pipeline.ham10000.isic_test import WITHOUT_IMAGE, find_ground_truth, read_ground_truth
 from pipeline.ham10000.metadata import find_metadata, read_metadata
+from pipeline.ham10000.official_test import WITHOUT_IMAGE, find_ground_truth, read_ground_truth
 from pipeline.ham10000.own_images import find_own_table, read_own_table
 
 Kind = Literal["ham10000", "isic2018", "images"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import DataError
 from pipeline.learning.probability import malignant_classes
-from pipeline.learning.stored import StoredModel
+from pipeline.learning.stored_model import StoredModel
 
 TOLERANCE = 1e-3
 """Largest difference of a logit that is taken for rounding."""

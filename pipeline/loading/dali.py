@@ -25,9 +25,9 @@ from pipeline.loading.augment import PIXEL_OPERATORS, draw
 from pipeline.loading.batch import Batch, empty_batch
 from pipeline.loading.pixel_operators import sharpness_kernel
 from pipeline.loading.presets import MEAN, STD, TrainPreset, eval_geometry
+from pipeline.loading.requests import Request, Schedule
 from pipeline.loading.samples import Samples
-from pipeline.loading.schedule import Request, Schedule
-from pipeline.shortage import out_of_memory
+from pipeline.out_of_memory import out_of_memory
 
 PREFETCH = 2
 """Batches that DALI works on ahead of the consumer."""

@@ -15,7 +15,7 @@ from pipeline.loading.augment import MIX_STREAM
 from pipeline.loading.batch import Batch
 
 if TYPE_CHECKING:
-    from pipeline.loading.make import Loader
+    from pipeline.loading.loader import Loader
 
 
 @dataclass(frozen=True)

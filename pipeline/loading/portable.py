@@ -29,9 +29,9 @@ from pipeline.loading.augment import PIXEL_OPERATORS, Augmentation, draw
 from pipeline.loading.batch import Batch, empty_batch
 from pipeline.loading.pixel_operators import apply_pixel_operator
 from pipeline.loading.presets import MEAN, STD, TrainPreset, eval_geometry
+from pipeline.loading.requests import Request, Schedule
 from pipeline.loading.samples import Samples
-from pipeline.loading.schedule import Request, Schedule
-from pipeline.shortage import out_of_memory
+from pipeline.out_of_memory import out_of_memory
 
 BATCHES_AHEAD = 3
 """Batches under way or finished while the consumer works on one."""

@@ -21,13 +21,13 @@ from pipeline.cli import parse
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX
 from pipeline.loading.batch import Batch
-from pipeline.loading.make import Backend, Loader, loader_of
+from pipeline.loading.loader import Backend, Loader, loader_of
 from pipeline.loading.mix import Mix, MixingLoader
 from pipeline.loading.presets import MEAN, STD, TRAIN_PRESETS, Augment
+from pipeline.loading.requests import Phase, Request, Schedule
 from pipeline.loading.samples import Samples
-from pipeline.loading.schedule import Phase, Request, Schedule
 from pipeline.shards.dataset import open_shards
-from pipeline.shards.object_store import cached
+from pipeline.shards.storage.object_store import cached
 
 INK, GREY = "#1A1A1A", "#6B6B6B"
 GAP, LINE, HEADER = 10, 17, 64

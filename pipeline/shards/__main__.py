@@ -7,10 +7,16 @@ from pipeline.cli import fail, guard
 from pipeline.errors import DataError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "build": ("command_build", "pack a dataset into shards"),
-    "verify": ("verify", "prove that shards are whole and that no lesion is in two splits"),
-    "stats": ("stats", "classes, sex, age and site by split, printed and drawn"),
-    "duplicates": ("duplicates", "find images of one lesion that are filed under different ids"),
+    "build": ("pipeline.shards.build", "pack a dataset into shards"),
+    "verify": (
+        "pipeline.shards.verify",
+        "prove that shards are whole and that no lesion is in two splits",
+    ),
+    "stats": ("pipeline.shards.stats", "classes, sex, age and site by split, printed and drawn"),
+    "duplicates": (
+        "pipeline.duplicates.find",
+        "find images of one lesion that are filed under different ids",
+    ),
 }
 """By command: the module of ``pipeline.shards`` whose ``main(argv)`` runs it, and what it does."""
 
@@ -23,7 +29,7 @@ def main(argv: list[str]) -> None:
         return
     if argv[0] not in COMMANDS:
         fail(DataError(f"no command {argv[0]!r}; there are {', '.join(COMMANDS)}"))
-    module = importlib.import_module(f"pipeline.shards.{COMMANDS[argv[0]][0]}")
+    module = importlib.import_module(COMMANDS[argv[0]][0])
     guard(lambda: module.main(argv[1:]))
 
 

@@ -1,279 +1,166 @@
-"""Build shards: plan, pack, publish the manifest.
+"""``python -m pipeline.shards build``: the flags, and what is said before and after.
 
-Three parts that know little of each other, so that each can be replaced:
-
-- the plan (``plan.place``, ``plan.plan_shards``): which image goes into which shard; pure;
-- the work (``pack.PackWork``): packs one ``ShardPlan`` and publishes it to a ``store.Store``,
-  leaving a receipt; picklable, idempotent, the same bytes wherever it runs;
-- the engine (``Engine``, below): calls the work for every shard that has no receipt yet and yields
-  the receipts in any order. ``engine.run_here`` uses this machine's cores; a cluster's engine has
-  the same signature, and another store only has to have ``LocalStore``'s methods.
-
-``build`` joins them: it leaves out what a killed build completed, and writes samples.csv and, as
-the last file, manifest.json from the receipts in the order of the plan. So neither the engine, nor
-the number of workers, nor a kill can change a byte.
-
-    python -m pipeline.shards build --source data/ham10000 --out shards/ham10000
+python -m pipeline.shards build --source data/ham10000 --out shards/ham10000 --image-size 256
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
-import pandas as pd
-from tqdm import tqdm
-
+from pipeline.cli import parse
 from pipeline.errors import DataError
-from pipeline.ham10000.source import Source
-from pipeline.shards import tables
-from pipeline.shards.encode import EncodeSettings
-from pipeline.shards.format import NAME
-from pipeline.shards.manifest import MANIFEST_NAME, Manifest
-from pipeline.shards.pack import PackWork, Receipt, completed, receipt_name
-from pipeline.shards.plan import SplitPolicy, place, plan_shards
-from pipeline.shards.shard_plan import ShardPlan
-from pipeline.shards.store import Store
+from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
+from pipeline.ham10000.source import Source, open_source
+from pipeline.shards.manifest import Manifest
+from pipeline.shards.packing.builder import BuildPlan, BuildSettings, build, make_plan
+from pipeline.shards.packing.encode import EncodeSettings
+from pipeline.shards.packing.local_engine import run_here
+from pipeline.shards.packing.ray_engine import run_on_ray
+from pipeline.shards.pairs import largest_component, read_pairs
+from pipeline.shards.plan import LEFT_OUT, SplitPolicy, part_of
+from pipeline.shards.splits import crossing
+from pipeline.shards.storage.object_store import mirrored, source_cache, store_for
+from pipeline.shards.storage.store import file_sha256
+from pipeline.shards.tables import LEFT_OUT_NAME
 
-WORK_FOLDER = ".build"
-"""Folder below OUT that exists while a build is unfinished."""
-
-KEY_NAME = f"{WORK_FOLDER}/key.json"
-
-Engine = Callable[[PackWork, Sequence[ShardPlan]], Iterator[Receipt]]
-"""Yields the receipt of every shard given, in any order; raises what the work raises."""
+TEST_FRACTION = 0.15
 
 
 @dataclass(frozen=True)
-class BuildSettings:
-    """What decides the bytes of the result, besides the source."""
+class BuildOptions:
+    """Flags of ``build``."""
 
-    name: str
-    """First part of every shard's file name."""
-    policy: SplitPolicy
-    """How images are dealt out."""
-    encode: EncodeSettings
-    """How image bytes are made."""
+    source: Path
+    """Folder (or s3://bucket/prefix, fetched once) with the images and their metadata."""
+    out: Path = Path("shards/ham10000")
+    """Folder or s3://bucket/prefix to write; an unfinished build goes on where it stopped."""
+    image_size: int | None = None
+    """Pixels of the shorter side; larger images shrink to it. Without it bytes stay untouched."""
+    workers: int = 0
+    """Processes; 0 is one a core. The result does not depend on it."""
+    engine: Literal["local", "ray"] = "local"
+    """ray packs on a cluster: the same plan, the same bytes."""
+    address: str | None = None
+    """Of the Ray cluster, as in auto; without it one is started on this machine."""
     samples_per_shard: int = 250
     """Most samples of one shard."""
+    split_by: Literal["lesion", "image"] = "lesion"
+    """What stays whole. image is the 80/20 of old: it leaks, and implies --test-fraction 0."""
+    val_fraction: float = 0.2
+    """Share of all images; not used with --folds."""
+    test_fraction: float | None = None
+    """Share of all images; 0.15 unless given (0 with --split-by image or an official test set)."""
+    folds: int = 0
+    """Cross-validation folds in place of train and val; train.py and eval.py take --fold k."""
+    duplicates: Path | None = None
+    """Table of further pairs of images of one lesion (image_id_a, image_id_b, score)."""
+    seed: int = 0
+    """Another seed, other splits and another order."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """Whether a bad image ends the build."""
-    pairs: tuple[tuple[str, str], ...] = ()
-    """Image ids that show one lesion under two ids."""
-    pairs_sha256: str | None = None
-    """Of the file that added pairs to the published ones, if one did."""
+    """skip leaves damaged images out and lists them in OUT/rejected.csv."""
+    jpeg_quality: int = 95
+    """Quality of the JPEGs written, 1 to 100."""
+    name: str | None = None
+    """First part of the file names; by default what the source is."""
 
-    def describe_split(self) -> dict[str, Any]:
-        """Return what the manifest says of the splits."""
-        return {
-            "by": self.policy.by,
-            "val_fraction": None if self.policy.folds else self.policy.val_fraction,
-            "test_fraction": self.policy.test_fraction,
-            "folds": self.policy.folds,
-            "seed": self.policy.seed,
-            "samples_per_shard": self.samples_per_shard,
-            "on_bad_image": self.on_bad_image,
-            "duplicates_sha256": self.pairs_sha256,
-        }
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be."""
+        if self.image_size is not None and self.image_size < 1:
+            raise DataError(f"--image-size is {self.image_size}; expected at least 1 pixel")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise DataError(f"--jpeg-quality is {self.jpeg_quality}; expected 1 to 100")
 
 
-@dataclass(frozen=True)
-class BuildPlan:
-    """Which image goes into which shard; known before any image is read."""
-
-    placed: pd.DataFrame
-    """The source's table with group, split and fold."""
-    shards: tuple[ShardPlan, ...]
-    """Every shard, in packing order."""
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    options = parse(BuildOptions, description="Pack a dataset into shards.", argv=argv)
+    manifest = build_shards(options)
+    print(describe(manifest, options.out))
 
 
-def make_plan(source: Source, settings: BuildSettings) -> BuildPlan:
-    """Return the plan: a pure function of the source's table and the settings.
+def build_shards(options: BuildOptions, *, progress: bool = True) -> Manifest:
+    """Do what ``python -m pipeline.shards build`` does, without printing the result.
 
     Raises:
-        DataError: an image id that cannot be packed, or too few images for the splits.
+        DataError: whatever the user can mend.
     """
-    check_names(source)
-    placed = place(source.table, settings.pairs, settings.policy, together=source.together)
-    shards = plan_shards(
-        placed,
-        name=settings.name,
-        samples_per_shard=settings.samples_per_shard,
-        seed=settings.policy.seed,
+    engine = run_here(options.workers) if options.engine == "local" else run_on_ray(options.address)
+    source = open_source(mirrored(options.source, source_cache(), progress=progress).absolute())
+    settings = settings_for(options, source)
+    plan = make_plan(source, settings)
+    for note in [*source.notes, *plan_notes(options, settings, plan)]:
+        print(f"note: {note}", file=sys.stderr, flush=True)
+    return build(plan, source, store_for(options.out), settings, engine, progress=progress)
+
+
+def settings_for(options: BuildOptions, source: Source) -> BuildSettings:
+    """Return what decides the result's bytes: the flags, with defaults that suit the source."""
+    pairs, digest = SAME_LESION_PAIRS, None
+    if options.duplicates is not None:
+        pairs += read_pairs(options.duplicates, set(source.table["image_id"]))
+        digest = file_sha256(options.duplicates)
+    return BuildSettings(
+        name=options.name or source.kind,
+        policy=SplitPolicy(
+            by=options.split_by,
+            val_fraction=options.val_fraction,
+            test_fraction=_test_fraction(options, source),
+            folds=options.folds,
+            seed=options.seed,
+        ),
+        encode=EncodeSettings(options.image_size, options.jpeg_quality),
+        samples_per_shard=options.samples_per_shard,
+        on_bad_image=options.on_bad_image,
+        pairs=pairs,
+        pairs_sha256=digest,
     )
-    return BuildPlan(placed, shards)
 
 
-def build(
-    plan: BuildPlan,
-    source: Source,
-    store: Store,
-    settings: BuildSettings,
-    engine: Engine,
-    *,
-    progress: bool = True,
-) -> Manifest:
-    """Pack ``source`` into ``store`` and return the manifest, the last file written.
-
-    A build that was killed goes on from the shards it completed; one that is already finished is
-    returned as it is.
-
-    Raises:
-        DataError: an image is bad, the store cannot be written, or it holds something else.
-    """
-    identity = _identity(source, settings)
-    finished = _finished(store, identity, settings)
-    if finished:
-        return finished
-    _claim(store, {"source": identity, "stamps": _stamps(source)} | _flags(settings))
-    work = PackWork(source.store, store, settings.encode, settings.on_bad_image)
-    receipts = _pack(work, plan.shards, engine, progress=progress)
-    manifest = _publish(source, store, settings, plan.placed, receipts, identity)
-    store.delete(WORK_FOLDER)
-    return manifest
-
-
-def check_names(source: Source) -> None:
-    """Refuse image ids that cannot be the name of a tar member."""
-    wrong = [name for name in source.table["image_id"] if not NAME.fullmatch(name)]
-    if wrong:
+def _test_fraction(options: BuildOptions, source: Source) -> float:
+    """Return the share of images that becomes the test split."""
+    if True not in list(source.table["official_test"]):
+        default = 0.0 if options.split_by == "image" else TEST_FRACTION
+        return default if options.test_fraction is None else options.test_fraction
+    if options.test_fraction:
         raise DataError(
-            f"{len(wrong)} image ids cannot be packed, the first is {wrong[0]!r}: expected up to "
-            f"80 letters, digits, '-' and '_' (no dot, space or slash); rename those images"
+            f"{options.source} holds the official test set, which is the test split: leave "
+            f"--test-fraction {options.test_fraction} out (or take the test set out of the folder)"
         )
+    return 0.0
 
 
-def _identity(source: Source, settings: BuildSettings) -> dict[str, Any]:
-    """Return what a finished set of shards must agree with to be the one asked for."""
-    table = source.table.to_csv(index=False, lineterminator="\n").encode()
-    locations = source.store.locations
-    listing = "".join(f"{name} {locations[name].size}\n" for name in source.table["image_id"])
-    return {
-        "kind": source.kind,
-        "table_sha256": hashlib.sha256(table).hexdigest(),
-        "listing_sha256": hashlib.sha256(listing.encode()).hexdigest(),
-        "pairs_sha256": hashlib.sha256(json.dumps(sorted(settings.pairs)).encode()).hexdigest(),
-    }
-
-
-def _stamps(source: Source) -> str:
-    """Return a digest that changes when an image is written anew (CRC-32 or mtime)."""
-    locations = source.store.locations
-    stamps = "".join(f"{name} {locations[name].stamp}\n" for name in source.table["image_id"])
-    return hashlib.sha256(stamps.encode()).hexdigest()
-
-
-def _finished(store: Store, identity: dict[str, Any], settings: BuildSettings) -> Manifest | None:
-    """Return the manifest in ``store`` if it is that of this very build."""
-    data = store.read(MANIFEST_NAME)
-    if data is None:
-        return None
-    manifest = Manifest.from_json(data, f"{store.describe()}/{MANIFEST_NAME}")
-    found = {
-        "source": {key: manifest.source.get(key) for key in identity},
-        "split": manifest.split,
-        "encode": manifest.encode,
-        "name": manifest.name,
-    }
-    asked = {"source": identity} | _flags(settings)
-    differing = [key for key in asked if asked[key] != found[key]]
-    if differing:
-        raise DataError(
-            f"{store.describe()} already holds finished shards made from another "
-            f"{' and another '.join(differing)}: remove that folder or choose another --out"
+def plan_notes(options: BuildOptions, settings: BuildSettings, plan: BuildPlan) -> Iterator[str]:
+    """Yield what a person should know of the plan before it is carried out."""
+    placed = plan.placed
+    if options.split_by == "image":
+        crossing_groups = crossing(placed["group"], part_of(placed))
+        yield (
+            f"--split-by image LEAKS: {len(crossing_groups):,} lesions have images in more than "
+            f"one split, so scores will be better than they deserve; lesion is the honest choice"
         )
-    store.delete(WORK_FOLDER)
-    return manifest
+    if options.duplicates is not None:
+        added = len(settings.pairs) - len(SAME_LESION_PAIRS)
+        yield f"{options.duplicates} adds {added:,} pairs; {largest_component(placed)}"
+    left_out = list(placed["split"]).count(LEFT_OUT)
+    if left_out:
+        yield f"{left_out} images are left out: they show lesions of the official test set"
 
 
-def _flags(settings: BuildSettings) -> dict[str, Any]:
-    """Return what the flags decide of the bytes."""
-    return {
-        "split": settings.describe_split(),
-        "encode": settings.encode.describe(),
-        "name": settings.name,
-    }
-
-
-def _claim(store: Store, build_key: dict[str, Any]) -> None:
-    """Make ``store`` ready: go on from the same build, clear away another unfinished one."""
-    key = json.dumps(build_key, sort_keys=True).encode()
-    earlier = store.read(KEY_NAME)
-    if earlier is None and (strange := store.list()):
-        raise DataError(
-            f"{store.describe()} holds files that are no shards ({strange[0]}, "
-            f"{len(strange)} in all): choose an empty or a new folder for --out"
-        )
-    if earlier is not None and earlier != key:
-        for name in store.list(WORK_FOLDER):
-            _withdraw(store, name)
-    if earlier != key:
-        store.publish(KEY_NAME, key)
-    store.sweep()
-
-
-def _withdraw(store: Store, receipt: str) -> None:
-    """Remove the shard of a receipt that another build left, then the receipt."""
-    data = store.read(receipt)
-    if receipt != KEY_NAME and data is not None:
-        entry = Receipt.from_json(data).entry
-        store.delete(entry.path)
-        store.delete(entry.index_path)
-    store.delete(receipt)
-
-
-def _pack(
-    work: PackWork, shards: Sequence[ShardPlan], engine: Engine, *, progress: bool
-) -> list[Receipt]:
-    """Return the receipts of all shards in the order of the plan."""
-    total = sum(len(shard.rows) for shard in shards)
-    receipts: dict[str, Receipt] = {}
-    with tqdm(total=total, unit="img", desc="packing", disable=not progress) as bar:
-        for shard in shards:
-            receipt = completed(work.store, shard)
-            if receipt is not None:
-                receipts[receipt_name(shard.path)] = receipt
-                bar.update(len(shard.rows))
-        rest = [shard for shard in shards if receipt_name(shard.path) not in receipts]
-        bar.initial = bar.n
-        for receipt in engine(work, rest):
-            receipts[receipt_name(receipt.entry.path)] = receipt
-            bar.update(receipt.entry.samples + len(receipt.rejected))
-    return [receipts[receipt_name(shard.path)] for shard in shards]
-
-
-def _publish(
-    source: Source,
-    store: Store,
-    settings: BuildSettings,
-    placed: pd.DataFrame,
-    receipts: Sequence[Receipt],
-    identity: dict[str, Any],
-) -> Manifest:
-    """Write the tables and the manifest."""
-    written = tables.write_tables(store, placed, receipts, folds=bool(settings.policy.folds))
-    sources = sorted(pair for receipt in receipts for pair in receipt.sources)
-    digest = hashlib.sha256("".join(f"{name} {sha}\n" for name, sha in sources).encode())
-    entries = tuple(receipt.entry for receipt in receipts if receipt.entry.samples)
-    manifest = Manifest(
-        name=settings.name,
-        labels=source.labels,
-        source=identity | {"images_sha256": digest.hexdigest(), "images": len(source.table)},
-        split=settings.describe_split(),
-        encode=settings.encode.describe(),
-        counts={
-            split: sum(entry.samples for entry in entries if entry.split == split)
-            for split in ("train", "val", "test")
-        }
-        | {
-            "rejected": sum(len(receipt.rejected) for receipt in receipts),
-            "converted": sum(len(receipt.converted) for receipt in receipts),
-        },
-        files=written,
-        shards=entries,
-    )
-    if not entries:
-        raise DataError("no image is left to pack: every one was rejected (see rejected.csv)")
-    store.publish(MANIFEST_NAME, manifest.to_json())
-    return manifest
+def describe(manifest: Manifest, out: Path) -> str:
+    """Return what a person should know of a finished build."""
+    size = sum(entry.bytes for entry in manifest.shards)
+    samples = sum(entry.samples for entry in manifest.shards)
+    splits = ", ".join(f"{name} {manifest.counts[name]:,}" for name in ("train", "val", "test"))
+    lines = [
+        f"{samples:,} samples in {len(manifest.shards)} shards ({size / 1e6:,.1f} MB): {splits}",
+    ]
+    if manifest.counts["rejected"]:
+        lines.append(f"rejected: {manifest.counts['rejected']:,} images, see {out}/rejected.csv")
+    if LEFT_OUT_NAME in manifest.files:
+        lines.append(f"left out: the images in {out}/{LEFT_OUT_NAME}")
+    if manifest.counts["converted"]:
+        lines.append(f"converted: {manifest.counts['converted']:,} images, see {out}/converted.csv")
+    lines.append(f"written to {out}; `python -m pipeline.shards verify {out}` proves it whole")
+    return "\n".join(lines)

@@ -21,7 +21,7 @@ from pipeline.errors import DataError
 from pipeline.shards.format import read_index
 from pipeline.shards.intact import check_bytes
 from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, read_manifest
-from pipeline.shards.store import file_sha256
+from pipeline.shards.storage.store import file_sha256
 from pipeline.shards.tables import read_samples
 
 

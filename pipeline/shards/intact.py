@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.shards.manifest import ShardEntry
-from pipeline.shards.store import file_sha256
+from pipeline.shards.storage.store import file_sha256
 
 
 def check_bytes(root: Path, entries: Sequence[ShardEntry], *, progress: bool) -> None:

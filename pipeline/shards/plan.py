@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.ham10000.metadata import COLUMNS
-from pipeline.shards.shard_plan import ShardPlan
+from pipeline.shards.packing.shard_plan import ShardPlan
 from pipeline.shards.splits import assign, find_groups, shuffle_key
 
 TABLE_COLUMNS: tuple[str, ...] = (

@@ -10,9 +10,9 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.shards.manifest import TABLE_NAME
-from pipeline.shards.pack import Receipt
+from pipeline.shards.packing.pack import Receipt
 from pipeline.shards.plan import LEFT_OUT, TABLE_COLUMNS
-from pipeline.shards.store import Store
+from pipeline.shards.storage.store import Store
 
 REJECTED_NAME = "rejected.csv"
 CONVERTED_NAME = "converted.csv"

@@ -32,10 +32,10 @@ from pipeline.shards.manifest import (
     ShardEntry,
     read_manifest,
 )
-from pipeline.shards.pack import tar_sample
+from pipeline.shards.packing.pack import tar_sample
 from pipeline.shards.plan import metadata_rows, part_of
 from pipeline.shards.splits import crossing, crossing_pairs
-from pipeline.shards.store import file_sha256
+from pipeline.shards.storage.store import file_sha256
 from pipeline.shards.tables import read_samples
 
 

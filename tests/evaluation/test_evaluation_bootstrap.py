@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.evaluation.bootstrap import group_weights, interval, resample
-from pipeline.evaluation.metrics import binary_metrics
+from pipeline.evaluation.metrics.binary import binary_metrics
+from pipeline.evaluation.metrics.bootstrap import group_weights, interval, resample
 
 
 def means(values):

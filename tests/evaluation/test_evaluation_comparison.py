@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from pipeline.errors import DataError
-from pipeline.evaluation.comparison import bootstrap_p, compare, delong, mcnemar
+from pipeline.evaluation.metrics.comparison import bootstrap_p, compare, delong, mcnemar
 
 
 def structural_components(label, score):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pipeline.evaluation import calibration
-from pipeline.evaluation import metrics as ours
-from pipeline.evaluation.multiclass import confusion_matrix, dx_metrics
+from pipeline.evaluation.metrics import binary as ours
+from pipeline.evaluation.metrics import calibration
+from pipeline.evaluation.metrics.multiclass import confusion_matrix, dx_metrics
 
 TOLERANCE = 1e-12
 

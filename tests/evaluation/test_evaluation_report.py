@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.evaluation import loose
-from pipeline.evaluation.card import Subject
-from pipeline.evaluation.comparison_report import write_comparison
-from pipeline.evaluation.pictures import image_quality, measure, square
-from pipeline.evaluation.report import Shown, rows_to_show, staged, write_report
-from pipeline.evaluation.summary import summarise
+from pipeline.evaluation import image_files as loose
+from pipeline.evaluation.metrics.summary import summarise
+from pipeline.evaluation.report.comparison import write_comparison
+from pipeline.evaluation.report.data_card import Subject
+from pipeline.evaluation.report.judgement import Shown, rows_to_show, staged, write_report
+from pipeline.evaluation.report.pictures import image_quality, measure, square
 
 CARD = {
     "arch": "resnet18", "task": "dx", "dropout": 0.0, "image_size": 64, "epoch": 1, "step": 2,

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from pipeline.evaluation.bootstrap import group_weights
-from pipeline.evaluation.gallery import choose, confidence, surest_mistakes
+from pipeline.evaluation.metrics.bootstrap import group_weights
+from pipeline.evaluation.metrics.subgroups import age_band, banded, by_factor, quartile_band
+from pipeline.evaluation.metrics.summary import summarise, write_json
 from pipeline.evaluation.predictions import write
-from pipeline.evaluation.subgroups import age_band, banded, by_factor, quartile_band
-from pipeline.evaluation.summary import summarise, write_json
+from pipeline.evaluation.report.gallery import choose, confidence, surest_mistakes
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX, MALIGNANT
 from pipeline.learning.decision import choose_threshold, decide, fit_calibration
-from pipeline.learning.history import validation_metrics
 from pipeline.learning.probability import (
     class_probabilities,
     malignant_classes,
@@ -19,6 +18,7 @@ from pipeline.learning.probability import (
     task_targets,
 )
 from pipeline.learning.refit import fit_layer, resampled
+from pipeline.training.history import validation_metrics
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,7 @@ from pipeline.errors import DataError
 from pipeline.learning import export
 from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES, malignant_probability
-from pipeline.learning.stored import StoredModel
+from pipeline.learning.stored_model import StoredModel
 
 
 @pytest.fixture(scope="module", params=["binary", "dx"])

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from pipeline.errors import DataError
 from pipeline.learning.inference import predict_logits, views
 from pipeline.learning.model import Features, build_model, head_of
-from pipeline.learning.stored import StoredModel, load_stored, save_stored
+from pipeline.learning.stored_model import StoredModel, load_stored, save_stored
 
 SAMPLES = pd.DataFrame(
     {"image_id": ["a", "b"], "lesion_id": ["l", ""], "group": ["l", "b"], "split": ["train", "val"]}

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.learning.learning_rate import Plateau, momentum_at, rate_factor
 from pipeline.learning.model import build_model
-from pipeline.learning.optim import (
+from pipeline.learning.optimizers import (
     FrozenBackbone,
     MovingAverage,
     decay_groups,
     make_optimizer,
     set_rate,
 )
-from pipeline.learning.schedule import Plateau, momentum_at, rate_factor
 
 
 def small_optimizer():

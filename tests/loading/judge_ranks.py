@@ -14,11 +14,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.evaluation.metrics import binary_metrics
+from pipeline.evaluation.metrics.binary import binary_metrics
 from pipeline.learning.inference import predict_logits
-from pipeline.learning.processes import make_accelerator
 from pipeline.loading import make_loader
 from pipeline.shards.dataset import open_shards
+from pipeline.training.processes import make_accelerator
 
 
 def main() -> None:

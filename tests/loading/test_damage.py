@@ -15,8 +15,8 @@ from nvidia.dali.pipeline import Pipeline
 from pipeline.cli import guard
 from pipeline.errors import DataError
 from pipeline.loading import samples as samples_module
+from pipeline.out_of_memory import out_of_memory
 from pipeline.shards.dataset import Split, ensure_intact, open_shards
-from pipeline.shortage import out_of_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from scipy.stats import ks_2samp, kstest
 
-from pipeline.loading.make import Backend, loader_of
+from pipeline.loading.loader import Backend, loader_of
 from pipeline.loading.presets import MEAN, STD, TRAIN_PRESETS, Augment
+from pipeline.loading.requests import Schedule
 from pipeline.loading.samples import Samples
-from pipeline.loading.schedule import Schedule
 
 SIZE, WIDTH, HEIGHT = 32, 96, 72
 """Pixels: side of the output; width and height of the source, whose sides are as HAM10000's."""

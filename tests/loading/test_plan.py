@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.loading.plan import choose_samples, epoch_order
-from pipeline.loading.schedule import Schedule
+from pipeline.loading.order import choose_samples, epoch_order
+from pipeline.loading.requests import Schedule
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.ham10000.taxonomy import DX
-from pipeline.shards.command_build import BuildOptions, build_shards
+from pipeline.shards.build import BuildOptions, build_shards
 
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.shards import encode as encode_module
-from pipeline.shards.encode import EncodeSettings, encode
-from pipeline.shards.jpeg import BadImageError
+from pipeline.shards.packing import encode as encode_module
+from pipeline.shards.packing.encode import EncodeSettings, encode
+from pipeline.shards.packing.jpeg import BadImageError
 
 UNTOUCHED = EncodeSettings()
 

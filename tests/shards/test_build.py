@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.shards import build as build_module
-from pipeline.shards.command_build import BuildOptions
+from pipeline.shards.build import BuildOptions
 from pipeline.shards.dataset import open_shards
-from pipeline.shards.engine import run_here
-from pipeline.shards.pack import PackWork
-from pipeline.shards.store import LocalStore
+from pipeline.shards.packing import builder as build_module
+from pipeline.shards.packing.local_engine import run_here
+from pipeline.shards.packing.pack import PackWork
+from pipeline.shards.storage.store import LocalStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,7 +106,7 @@ class StopAfter:
 def pack(source: Path, out: Path, engine, **flags):
     """Build with another engine."""
     from pipeline.ham10000.source import open_source
-    from pipeline.shards.command_build import settings_for
+    from pipeline.shards.build import settings_for
 
     options = BuildOptions(source=source, out=out, **({"samples_per_shard": 8} | flags))
     opened = open_source(source)

@@ -11,12 +11,12 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.ham10000.source import open_source
-from pipeline.shards.build import BuildSettings, build, make_plan
-from pipeline.shards.encode import EncodeSettings
-from pipeline.shards.engine import run_here
+from pipeline.shards.packing.builder import BuildSettings, build, make_plan
+from pipeline.shards.packing.encode import EncodeSettings
+from pipeline.shards.packing.local_engine import run_here
+from pipeline.shards.packing.ray_engine import run_on_ray
 from pipeline.shards.plan import SplitPolicy
-from pipeline.shards.ray_engine import run_on_ray
-from pipeline.shards.store import LocalStore
+from pipeline.shards.storage.store import LocalStore
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.shards.dataset import ensure_intact, open_shards
-from pipeline.shards.object_store import ObjectStore, cached, is_remote, mirrored, store_for
-from pipeline.shards.store import LocalStore
+from pipeline.shards.storage.object_store import ObjectStore, cached, is_remote, mirrored, store_for
+from pipeline.shards.storage.store import LocalStore
 
 
 @pytest.fixture(scope="module")

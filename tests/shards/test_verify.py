@@ -14,7 +14,7 @@ from pipeline.shards.verify import verify
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory, shared_source) -> Path:
-    from pipeline.shards.command_build import BuildOptions, build_shards
+    from pipeline.shards.build import BuildOptions, build_shards
 
     out = tmp_path_factory.mktemp("verify") / "shards"
     options = BuildOptions(source=shared_source, out=out, samples_per_shard=8, workers=1)

@@ -1,0 +1,1 @@
+"""Find photographs of one lesion that are filed under two ids."""

@@ -1,0 +1,1 @@
+"""Figures of predictions with intervals: functions of arrays and a table."""

@@ -1,0 +1,1 @@
+"""What a person reads: plots, galleries, the pages."""

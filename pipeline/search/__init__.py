@@ -1,0 +1,1 @@
+"""Search for better flags of train.py with Optuna."""

@@ -1,0 +1,97 @@
+"""The engine of a cluster: the same work on the same plan, as tasks of Ray (extra ``cluster``).
+
+A task packs one shard and publishes it to the store, so a task that fails with its machine is
+simply run again, by Ray, anywhere: the bytes are the same and they replace the same names. Source
+and store must be reachable under the same path or URL from every machine, and this package must
+be installed there.
+
+    python -m pipeline.shards build --source /shared/ham10000 --out s3://bucket/ham10000 \
+        --engine ray --address auto
+"""
+
+import importlib.util
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pipeline.errors import DataError
+from pipeline.shards.packing.pack import PackWork, Receipt
+from pipeline.shards.packing.shard_plan import ShardPlan
+
+RETRIES = 5
+"""Times that a shard is packed again when its worker or machine dies."""
+
+
+def run_on_ray(
+    address: str | None = None,
+) -> Callable[[PackWork, Sequence[ShardPlan]], Iterator[Receipt]]:
+    """Return an engine on the Ray cluster at ``address`` (``auto``, ``ray://host:10001``).
+
+    Without an address a cluster of this machine alone is started, and stopped at the end.
+
+    Raises:
+        DataError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise DataError("--engine ray needs Ray: install the extra `cluster` (pip install ray)")
+
+    def engine(work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
+        import ray  # takes seconds, and only this engine needs it
+
+        ours = not ray.is_initialized()
+        if ours:
+            _connect(ray, address)
+        try:
+            yield from _run(ray, work, shards)
+        finally:
+            if ours:
+                ray.shutdown()
+
+    return engine
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    local = {} if address else {"include_dashboard": False}
+    try:
+        _require_listener(address)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"no Ray cluster at {address}: {error}; is it running?") from error
+
+
+def _require_listener(address: str | None) -> None:
+    """Raise a ConnectionError at once where nobody listens; Ray itself tries for two minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _run(ray: Any, work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
+    """Yield receipts as they come; at most two shards a core are under way."""
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting, running = list(reversed(shards)), []
+    while waiting or running:
+        while waiting and len(running) < most:
+            running.append(_submit(task, work, waiting.pop()))
+        done, running = ray.wait(running, num_returns=1)
+        for reference in done:
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, DataError):
+                    raise error.cause from None
+                raise
+            except ray.exceptions.RayError as error:
+                raise DataError(
+                    f"a shard could not be packed in {RETRIES + 1} attempts: {error}; the same "
+                    f"command goes on from what is complete"
+                ) from error
+
+
+def _submit(task: Any, work: PackWork, shard: ShardPlan) -> Any:
+    return task.remote(work.part(shard), shard)
+
+
+def _call(work: PackWork, shard: ShardPlan) -> Receipt:
+    return work(shard)

@@ -1,0 +1,1 @@
+"""Where a run's figures go besides its tables: Weights & Biases, TensorBoard, nowhere."""

@@ -1,0 +1,1 @@
+"""One training run: flags, processes, state, checkpoints, and what is left on disk."""

@@ -1,0 +1,142 @@
+"""All that changes while a model learns, in one place, so that nothing is forgotten when saved.
+
+state = TrainingState(...)
+saved = state.capture()      # every rank calls it; rank 0 writes the result
+state.restore(saved)         # every rank calls it, with what rank 0 has read
+"""
+
+import random
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from pipeline.learning.learning_rate import Plateau
+from pipeline.learning.optimizers import MovingAverage
+from pipeline.training.history import Row
+
+
+@dataclass
+class Progress:
+    """How far the training is, and what it has come to."""
+
+    epoch: int = 0
+    """Whole epochs trained and validated."""
+    batch: int = 0
+    """Batches per process taken from the epoch after them."""
+    step: int = 0
+    """Optimizer steps taken."""
+    samples: int = 0
+    """Images trained on, over all processes and epochs."""
+    best_auc: float = -1.0
+    """Highest validation ROC-AUC; -1 before the first."""
+    best_epoch: int = 0
+    """The epoch that reached it, counted from 1."""
+    threshold: float = 0.5
+    """Fitted at the last validation."""
+    temperature: float = 1.0
+    """Fitted at the last validation."""
+    bias: float = 0.0
+    """Fitted at the last validation."""
+    plateau: Plateau = field(default_factory=Plateau)
+    """Of the learning rate."""
+    history: list[Row] = field(default_factory=list)
+    """Rows of history.csv."""
+    timing: list[Row] = field(default_factory=list)
+    """Rows of timing.csv."""
+    points: list[Row] = field(default_factory=list)
+    """The latest points for the tracker; the last one is still open."""
+    wandb_id: str = ""
+    """Of the W&B run."""
+
+
+@dataclass
+class TrainingState:
+    """The objects that hold the state."""
+
+    accelerator: Accelerator
+    model: nn.Module
+    """The network itself."""
+    network: nn.Module
+    """What the forward pass of training goes through: the network, in DDP on several ranks."""
+    average: MovingAverage | None
+    optimizer: Any
+    """As ``accelerator.prepare`` returned it."""
+    sums: Tensor
+    """float64 [4] on the device, of this rank and epoch: weighted loss, weight, right, seen."""
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept: the average where there is one."""
+        return self.average.model if self.average else self.model
+
+    def begin_epoch(self, seed: int) -> None:
+        """Start the sums and the random numbers of an epoch; the latter differ by rank."""
+        rank, epoch = self.accelerator.process_index, self.progress.epoch
+        seed_all(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+        self.sums.zero_()
+
+    def agree_on_statistics(self) -> None:
+        """Give every rank rank 0's batch-norm statistics, which are the ones that are kept."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.judged.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def capture(self) -> dict[str, Any]:
+        """Return what a resume needs; a collective, complete on every rank."""
+        own = {"rng": random_state(), "sums": self.sums.tolist()}
+        scaler = self.accelerator.scaler
+        return {
+            "progress": asdict(self.progress),
+            "model": dict(self.model.state_dict()) if self.average else None,
+            "average": dict(self.judged.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "ranks": gather_object([own]),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Become what ``capture`` has seen.
+
+        On another number of processes (at an epoch's boundary) the ranks' own parts are left
+        out: the epoch begins with new ones.
+        """
+        values = saved["progress"]
+        names = {f.name for f in fields(Progress)}
+        kept = {k: v for k, v in values.items() if k in names and k != "plateau"}
+        self.progress = Progress(**kept, plateau=Plateau(**values["plateau"]))
+        self.model.load_state_dict(saved["model"] or saved["average"])
+        if self.average:
+            self.average.model.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.accelerator.scaler and saved["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        if len(saved["ranks"]) == self.accelerator.num_processes:
+            own = saved["ranks"][self.accelerator.process_index]
+            set_random_state(own["rng"])
+            self.sums.copy_(torch.tensor(own["sums"], dtype=torch.float64))
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of torch's generators, as tensors."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(saved: dict[str, Any]) -> None:
+    """Put them back."""
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved["cuda"])

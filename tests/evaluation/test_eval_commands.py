@@ -1,0 +1,132 @@
+"""eval.py as a user types it, on a small checkpoint with random weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.learning.model import build_model
+from pipeline.learning.probability import CLASSES
+from pipeline.learning.stored_model import StoredModel, save_stored
+from pipeline.shards.dataset import open_shards
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ("--resamples", "20", "--cases", "2", "--batch-size", "8")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, packed):
+    """A seven-class model that has seen the train and val splits of ``packed``."""
+    torch.manual_seed(0)
+    shards = open_shards(packed)
+    folder = tmp_path_factory.mktemp("run") / "best"
+    card = StoredModel(
+        arch="resnet18", task="dx", classes=CLASSES["dx"], image_size=64, threshold=0.4,
+        temperature=1.5, bias=-0.7, manifest_sha256=shards.manifest_sha256,
+    )  # fmt: skip
+    seen = shards.samples[shards.samples["split"] != "test"]
+    save_stored(folder, build_model("resnet18", 7).state_dict(), card, seen)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory, command, checkpoint, packed):
+    """A report on the test split, by one process."""
+    out = tmp_path_factory.mktemp("reports") / "one"
+    done = command("eval.py", "--checkpoint", checkpoint, "--shards", packed, "--out", out, *QUICK)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_report_judges_every_image_of_the_split_once(judged, packed):
+    manifest = json.loads((packed / "manifest.json").read_text())
+    metrics = json.loads((judged / "metrics.json").read_text())
+    table = pd.read_csv(judged / "predictions.csv")
+    assert metrics["n"] == len(table) == manifest["counts"]["test"]
+    assert table["image_id"].is_unique
+    assert metrics["threshold"] == 0.4
+    assert metrics["provenance"]["leak"]["found"] is False
+    assert ((table["prob_malignant"] >= 0.4) == table["predicted"].astype(bool)).all()
+    assert (judged / "report.html").is_file()
+
+
+def test_two_processes_write_the_same_predictions(judged, checkpoint, packed, tmp_path):
+    flags = ["--checkpoint", checkpoint, "--shards", packed, "--out", tmp_path / "two", *QUICK]
+    words = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "eval.py"]
+    words += flags
+    launcher = Path(sys.executable).parent / "accelerate"
+    done = subprocess.run([launcher, *map(str, words)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=300, env={**os.environ}, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("report:") == 1  # one rank speaks
+    one = (judged / "predictions.csv").read_bytes()
+    assert (tmp_path / "two" / "predictions.csv").read_bytes() == one
+
+
+def test_another_batch_size_and_the_dali_backend_agree(
+    judged, checkpoint, packed, command, tmp_path
+):
+    expected = pd.read_csv(judged / "predictions.csv")["prob_malignant"]
+    for name, flags, tolerance in (
+        ("batch", ("--batch-size", "5"), 1e-5),
+        ("dali", ("--backend", "dali"), 0.05),
+    ):
+        done = command("eval.py", "--checkpoint", checkpoint, "--shards", packed, "--out",
+                       tmp_path / name, *QUICK, *flags)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = pd.read_csv(tmp_path / name / "predictions.csv")["prob_malignant"]
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+def test_seen_samples_are_refused_unless_allowed_and_then_shown(
+    checkpoint, packed, command, tmp_path
+):
+    words = ("eval.py", "--checkpoint", checkpoint, "--shards", packed, "--split", "val",
+             "--out", tmp_path / "out", *QUICK)  # fmt: skip
+    refused = command(*words)
+    assert refused.returncode == 2
+    assert "--allow-leak" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "out").exists()
+    allowed = command(*words, "--allow-leak", "--threshold", "0.2")
+    assert allowed.returncode == 0, allowed.stderr
+    assert "LEAK" in allowed.stdout
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert 'class="alarm" role="alert">Leak' in text
+    assert "was given by hand (--threshold)" in text
+
+
+def test_predict_and_export(checkpoint, packed, synthetic_source, command, tmp_path):
+    image = next(synthetic_source.rglob("*.jpg"))
+    out = tmp_path / "loose"
+    done = command("eval.py", "predict", "--checkpoint", checkpoint, "--out", out, image)
+    assert done.returncode == 0, done.stderr
+    assert list(pd.read_csv(out / "predictions.csv")["image"]) == [str(image)]
+    assert (out / "predictions.png").is_file()
+    target = tmp_path / "model.onnx"
+    done = command("eval.py", "export", "--checkpoint", checkpoint, "--onnx", target, "--shards",
+                   packed, "--images", "5")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert target.is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--checkpoint", "nowhere/best"), "no stored model there"),
+        (("--batch-sise", "4"), "--batch-size"),
+        (("--threshold", "2"), "expected a probability"),
+        (("compare", "nowhere"), "at least two report folders"),
+    ],
+)
+def test_a_mistake_is_told_in_one_message_with_exit_code_2(words, message, command):
+    done = command("eval.py", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

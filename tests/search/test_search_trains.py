@@ -1,0 +1,62 @@
+"""The search with train.py itself: through the launcher, killed, and its best flags trained."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BESIDE = Path(sys.executable).parent
+
+FIXED = (
+    *("--", "--image-size", "32", "--weights", "none", "--arch", "resnet18", "--tracker", "none"),
+    *("--threads", "1", "--batch-size", "6", "--checkpoint-steps", "1"),
+)
+
+
+def start(study: Path, shards: Path, log: Path, *words: str) -> subprocess.Popen[bytes]:
+    own = ("--shards", str(shards), "--out", str(study), "--heartbeat", "1", *words)
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.search", *own, *FIXED],
+        cwd=ROOT,
+        stdout=log.open("ab"),
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.mark.slow
+def test_search_through_the_launcher_is_killed_goes_on_and_names_flags_that_train(packed, tmp_path):
+    study, log = tmp_path / "study", tmp_path / "log"
+    words = ("--trials", "3", "--epochs", "3", "--only", "lr", "remedy")
+    search = start(study, packed, log, *words)
+    first = study / "trials" / "000"
+    give_up = time.monotonic() + 200
+    while not list(first.glob("checkpoints/step-*")):
+        assert search.poll() is None and time.monotonic() < give_up, log.read_text()
+        time.sleep(0.05)
+    os.kill(search.pid, signal.SIGKILL)
+    search.wait()
+    again = start(study, packed, log, *words)
+    assert again.wait(timeout=500) == 0, log.read_text()
+    told = (first / "search.log").read_text()
+    assert "interrupted at" in told and "resuming from" in told  # saved, then gone on with
+    table = pd.read_csv(study / "trials.csv")
+    assert len(table) == 3 and set(table["state"]) <= {"done", "pruned"}
+    for _, row in table.iterrows():
+        run = study / "trials" / f"{row['trial']:03d}"
+        assert row["roc_auc"] == pd.read_csv(run / "history.csv")["val_roc_auc"].max()
+    printed = re.findall(r"^accelerate launch .*$", log.read_text(), re.MULTILINE)[-1]
+    path = f"{BESIDE}{os.pathsep}{os.environ['PATH']}"
+    words = [*shlex.split(printed), "--epochs", "1", "--seed", "7"]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "PATH": path}, check=False)
+    assert done.returncode == 0
+    config = json.loads((tmp_path / "study-best" / "config.json").read_text())
+    assert config["flags"]["lr"] == pytest.approx(table["lr"][0], rel=1e-3)

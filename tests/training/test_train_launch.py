@@ -1,0 +1,125 @@
+"""The launchers themselves: ``accelerate launch`` on one machine, on two, with restarts."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
+GRADIENTS = str(ROOT / "tests" / "training" / "gradients.py")
+TWO = ("--multi_gpu", "--num_processes", "2")
+TINY = (
+    *("--arch", "shufflenet_v2_x0_5", "--weights", "none", "--image-size", "32", "--lr", "1e-3"),
+    *("--epochs", "2", "--batch-size", "6", "--tracker", "none"),
+)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def start(*words: str | Path, machines: int = 1) -> subprocess.Popen[str]:
+    """Start ``accelerate launch`` and let it print into a pipe."""
+    alone = ("--num_machines", "1", "--main_process_port", free_port()) if machines == 1 else ()
+    return subprocess.Popen(
+        [ACCELERATE, "launch", *alone, *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str]:
+    try:
+        text, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher takes its ranks along
+        text, _ = process.communicate(timeout=60)
+    return process.returncode, text
+
+
+def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(tmp_path):
+    outs = [tmp_path / name for name in ("two.pt", "window.pt")]
+    launches = [
+        start(*TWO, GRADIENTS, outs[0]),
+        start("--num_processes", "1", GRADIENTS, outs[1], "--accumulate", "4"),
+    ]
+    for launch in launches:
+        code, text = ended(launch)
+        assert code == 0, text
+    for out in outs:
+        found = torch.load(out)
+        for name, expected in found["oracle"].items():
+            torch.testing.assert_close(found["own"][name], expected, rtol=1e-3, atol=1e-5)
+        # the mistake that this guards against is far outside those tolerances
+        off = (found["naive"]["fc.bias"] - found["oracle"]["fc.bias"]).abs().max()
+        assert off > 0.05
+
+
+def test_error_on_one_rank_ends_all_with_its_message(tmp_path):
+    begun = time.monotonic()
+    code, text = ended(start(*TWO, GRADIENTS, tmp_path / "out.pt", "--fail-rank", "1"))
+    assert code != 0 and time.monotonic() - begun < 100
+    assert text.count("error: rank 1 met a damaged thing") == 1
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_two_launches_meet_over_loopback(packed, tmp_path):
+    meeting = ("--multi_gpu", "--num_machines", "2", "--num_processes", "2")
+    meeting += ("--main_process_ip", "127.0.0.1", "--main_process_port", free_port())
+    launches = [
+        start(
+            *meeting,
+            *("--machine_rank", str(rank)),
+            *("train.py", "--shards", packed, "--run-dir", tmp_path / str(rank), *TINY),
+            machines=2,
+        )
+        for rank in (0, 1)
+    ]
+    results = [ended(launch) for launch in launches]
+    assert [code for code, _ in results] == [0, 0], results
+    assert "2 process(es) on cpu" in results[0][1]
+    assert len(pd.read_csv(tmp_path / "0" / "history.csv")) == 2
+    assert not (tmp_path / "1").exists()  # rank 0 alone writes
+    assert "epoch" not in results[1][1]
+
+
+def test_restarts_recover_a_killed_rank(packed, tmp_path):
+    flags = ("--shards", packed, "--run-dir", tmp_path, *TINY, "--checkpoint-steps", "1")
+    launch = start(*TWO, "--max_restarts", "2", "train.py", *flags, "--epochs", "4")
+    give_up = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoints/step-*")):
+        assert launch.poll() is None and time.monotonic() < give_up
+        time.sleep(0.05)
+    task = Path(f"/proc/{launch.pid}/task/{launch.pid}/children")
+    ranks = [int(pid) for pid in task.read_text().split() if is_rank(pid)]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    code, text = ended(launch)
+    assert code == 0, text
+    assert "resuming from" in text
+    assert pd.read_csv(tmp_path / "history.csv")["epoch"].to_list() == [1, 2, 3, 4]
+
+
+def is_rank(pid: str) -> bool:
+    return b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.gpu
+def test_batch_norm_is_shared_by_gpus(packed, tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    flags = ("--shards", packed, "--run-dir", tmp_path, *TINY)
+    code, text = ended(start(*TWO, "train.py", *flags))
+    assert code == 0 and "2 process(es) on cuda" in text
