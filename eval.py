@@ -41,10 +41,10 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
-from pipeline.machine import git_revision
+from pipeline.machine import cores, git_revision
 from pipeline.shards.dataset import ShardSet, ensure_intact, open_shards
 from pipeline.shards.storage.object_store import cached
-from pipeline.training.processes import make_accelerator, set_threads, usable_cores
+from pipeline.training.processes import make_accelerator, set_threads
 
 
 def judge(flags: options.JudgeOptions) -> None:
@@ -83,7 +83,7 @@ def judge(flags: options.JudgeOptions) -> None:
     probabilities = scores(found.logits, card)
     frame = predictions.assemble(split.samples, found.image_ids, threshold, **probabilities)
     samples = Samples(split)
-    quality = image_quality(samples.read, range(len(frame)), workers=usable_cores())
+    quality = image_quality(samples.read, range(len(frame)), workers=cores())
     frame[["sharpness", "brightness"]] = quality
     metrics = summarise(
         frame, threshold=threshold, temperature=card.temperature, bias=card.bias,
@@ -251,7 +251,7 @@ def main() -> None:
     text = kind.__doc__ or ""
     if kind is options.JudgeOptions:
         text += f" Other uses: eval.py {'|'.join(COMMANDS)} --help"
-    action(parse(kind, description=text, argv=sys.argv[2 if word in COMMANDS else 1 :]))
+    action(parse(kind, about=text, argv=sys.argv[2 if word in COMMANDS else 1 :]))
 
 
 if __name__ == "__main__":

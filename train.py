@@ -38,7 +38,7 @@ from pipeline.training.setup import prepare
 
 def main() -> None:
     """Set up, train, finish."""
-    config = parse(TrainConfig, description="Train a classifier on packed shards.")
+    config = parse(TrainConfig, about="Train a classifier on packed shards.")
     accelerator = make_accelerator(config.mixed_precision)
     threads = set_threads(config.threads, accelerator)
 

@@ -126,7 +126,7 @@ def timed(options: Options) -> dict[str, float]:
 
 def main() -> None:
     """Time, print, and keep."""
-    options = parse(Options, description="Time a judgement apart from inference.")
+    options = parse(Options, about="Time a judgement apart from inference.")
     seconds = timed(options)
     for stage, value in seconds.items():
         print(f"{value:8.2f} s  {stage}")

@@ -24,7 +24,6 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.files import write_text
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import malignant_probability
 from pipeline.learning.stored_model import load_stored
@@ -85,7 +84,7 @@ class Options:
 
 def main() -> None:
     """Fill the table row by row."""
-    options = parse(Options, description="Remedies for imbalance side by side.")
+    options = parse(Options, about="Remedies for imbalance side by side.")
     manifest = open_shards(options.shards).manifest_sha256
     setting = {
         **{name: getattr(options, name) for name in ("arch", "image_size", "epochs", "batch_size")},
@@ -97,7 +96,7 @@ def main() -> None:
             rows[name] = judge(options, train(options, name))
             options.json.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"setting": setting, "rows": rows}, indent=2)
-            write_text(options.json, text + "\n")
+            write_file(options.json, text + "\n")
         print(line(name, rows[name]), flush=True)
 
 

@@ -32,7 +32,7 @@ from benchmarks.loader_contest import Player, Task
 from benchmarks.loader_sources import Source, make_sources, warm
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.shards.packing.local_engine import cores
+from pipeline.machine import cores
 
 OURS = ("portable", "dali")
 """This project's backends."""
@@ -125,7 +125,7 @@ class Row:
 
 def main() -> None:
     """Run the contest, print the table, keep what is asked for."""
-    options = parse(Options, description=(__doc__ or "").splitlines()[0])
+    options = parse(Options, about=(__doc__ or "").splitlines()[0])
     with tempfile.TemporaryDirectory(prefix="bench-loader-") as folder:
         work = options.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)

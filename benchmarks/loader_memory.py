@@ -88,7 +88,7 @@ def measure(root: Path, backend: str) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print, and keep."""
-    options = parse(Options, description="Measure a rank's memory and start as data grows.")
+    options = parse(Options, about="Measure a rank's memory and start as data grows.")
     for samples in options.samples:
         if samples < 64 or samples % PER_SHARD:
             raise DataError(f"--samples {samples}: expected a multiple of {PER_SHARD}")

@@ -26,7 +26,6 @@ from benchmarks.imbalance import finished
 from benchmarks.search import ROOT, Figures, records, run, spread
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.files import write_text
 from pipeline.search.lease import locked
 from pipeline.shards.dataset import open_shards
 
@@ -90,7 +89,7 @@ class Options:
 
 def main() -> None:
     """Make the rows that are not in the file yet, and print the table."""
-    options = parse(Options, description="A recipe from scratch, with several seeds.")
+    options = parse(Options, about="A recipe from scratch, with several seeds.")
     check_leaky(options)
     folders = [options.shards, *([options.leaky] if options.leaky else [])]
     setting = {
@@ -148,7 +147,7 @@ def keep(path: Path, setting: dict, name: str, figures: Figures) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f".{path.name}.lock")):
         rows = finished(path, setting) | {name: figures}
-        write_text(path, json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
+        write_file(path, json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
 
 
 def table(options: Options, rows: dict[str, Figures]) -> str:

@@ -29,7 +29,6 @@ import tyro
 from benchmarks.imbalance import finished
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.files import write_text
 from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +90,7 @@ class Options:
 
 def main() -> None:
     """Search, train and judge what is not in the file yet, and print the table."""
-    options = parse(Options, description="A search's best flags against the defaults.")
+    options = parse(Options, about="A search's best flags against the defaults.")
     names = ("trials", "epochs", "image_size", "reduction")
     setting = {
         **{name: getattr(options, name) for name in names},
@@ -114,7 +113,7 @@ def main() -> None:
 def keep(options: Options, setting: dict, done: dict[str, Figures]) -> None:
     """Write what is done so far."""
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    write_text(options.json, json.dumps({"setting": setting, "rows": done}, indent=2) + "\n")
+    write_file(options.json, json.dumps({"setting": setting, "rows": done}, indent=2) + "\n")
 
 
 def search(options: Options) -> Figures:

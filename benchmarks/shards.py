@@ -42,7 +42,7 @@ from webdataset.writer import ShardWriter
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.shards.packing.local_engine import cores
+from pipeline.machine import cores
 
 QUALITY = 95
 SIDE = 256
@@ -71,7 +71,7 @@ class Options:
 
 def main() -> None:
     """Run the benchmark and print its tables."""
-    options = parse(Options, description=(__doc__ or "").splitlines()[0])
+    options = parse(Options, about=(__doc__ or "").splitlines()[0])
     figures: dict[str, object] = {"workers": options.workers or cores(), "images": options.images}
     with tempfile.TemporaryDirectory(prefix="bench-shards-") as folder:
         if options.originals is not None:

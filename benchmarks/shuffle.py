@@ -149,7 +149,7 @@ def compare(layout: str, options: Options, bar: tqdm) -> list[dict[str, object]]
 
 def main() -> None:
     """Compare, print, and keep."""
-    options = parse(Options, description="Compare shuffles: ours, webdataset's, a permutation.")
+    options = parse(Options, about="Compare shuffles: ours, webdataset's, a permutation.")
     rows: list[dict[str, object]] = []
     total = len(options.layouts) * 4 * options.epochs
     with tqdm(total=total, unit=" epochs", disable=None, leave=False) as bar:

@@ -26,7 +26,6 @@ from statistics import median
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.files import write_text
 from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,7 +113,7 @@ class Options:
 
 def main() -> None:
     """Train, then print the table."""
-    options = parse(Options, description="What tracking costs a training.")
+    options = parse(Options, about="What tracking costs a training.")
     open_shards(options.shards)
     runs = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,7 +136,7 @@ def main() -> None:
     )
     if options.json:
         contents = {**found, "tracker": options.tracker, "runs": runs}
-        write_text(options.json, json.dumps(contents, indent=2) + "\n")
+        write_file(options.json, json.dumps(contents, indent=2) + "\n")
 
 
 def measured(options: Options, scratch: Path) -> dict:

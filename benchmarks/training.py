@@ -31,8 +31,8 @@ from pipeline.learning.model import build_model
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import Backend, Loader, make_loader
 from pipeline.loading.presets import Augment
+from pipeline.machine import cores
 from pipeline.shards.dataset import Split, open_shards
-from pipeline.shards.packing.local_engine import cores
 
 Step = Callable[[Batch], None]
 Item = TypeVar("Item", bound=Sized)
@@ -87,7 +87,7 @@ class Row:
 
 def main() -> None:
     """Measure every size, print the table."""
-    options = parse(Options, description=(__doc__ or "").splitlines()[0])
+    options = parse(Options, about=(__doc__ or "").splitlines()[0])
     threads = options.threads or cores()
     torch.set_num_threads(threads)
     with contextlib.ExitStack() as stack:

@@ -36,8 +36,8 @@ from pipeline.loading.loader import Backend
 from pipeline.loading.presets import Augment
 from pipeline.loading.requests import Request, Schedule
 from pipeline.loading.samples import Samples
+from pipeline.machine import cores
 from pipeline.shards.dataset import open_shards
-from pipeline.shards.packing.local_engine import cores
 
 READERS = 4
 """Threads that read JPEGs ahead of the decoder."""
@@ -85,7 +85,7 @@ class Options:
 
 def main() -> None:
     """Measure all three parts and print them as one table."""
-    options = parse(Options, description=(__doc__ or "").splitlines()[0])
+    options = parse(Options, about=(__doc__ or "").splitlines()[0])
     device = require_cuda()
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True

@@ -1,16 +1,26 @@
 """How every command starts and fails: flags from a frozen dataclass, one message, exit code 2.
 
-A command module defines a frozen dataclass whose fields are its flags (the docstring under a
-field is its help) and calls ``parse(Options)`` inside ``guard(main)``. A ``DataError`` raised
-below becomes ``error: ...`` on standard error and exit code 2, which is also what tyro gives a
-misspelt flag.
+A command is a dataclass of flags in a module that imports no torch, so that ``--help`` and a typo
+answer at once, and a function that takes them:
+
+    COMMANDS = {"stats": Command("describe shards", "pipeline.shards.stats:StatsFlags",
+                                 "pipeline.shards.stats:run")}
+    dispatch(COMMANDS)                  # python -m pipeline.shards stats ...
+
+Fields of the dataclass are the flags and the docstring under a field is its help. A field that is a
+dataclass itself makes a heading of ``--help``; names stay flat (``--lr``). A ``DataError`` raised
+below ``guard`` becomes ``error: ...`` on standard error and exit code 2, which is also what a
+misspelt flag gets.
 """
 
+import difflib
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -20,33 +30,86 @@ from pipeline.out_of_memory import out_of_memory
 USER_ERROR = 2
 """Exit code of a mistake that the user can mend."""
 
-Options = TypeVar("Options")
+Flags = TypeVar("Flags")
 
 
-def parse(
-    options: type[Options], *, description: str, argv: Sequence[str] | None = None
-) -> Options:
-    """Return the flags as an instance of the frozen dataclass ``options``.
+@dataclass(frozen=True)
+class Command:
+    """One word of a program with sub-commands."""
+
+    about: str
+    """What it does, in a line."""
+    flags: str
+    """``module:Class`` of its flags; the module imports no torch."""
+    run: str = ""
+    """``module:function`` that is called with the flags; imported after they were read."""
+
+
+def parse(flags: type[Flags], *, about: str = "", argv: Sequence[str] | None = None) -> Flags:
+    """Return the command line as an instance of the frozen dataclass ``flags``.
 
     Boolean flags are ``--x / --no-x``; names use hyphens; ``--help`` shows every default. A value
     that a dataclass refuses in ``__post_init__`` ends the process with exit code 2.
 
     Args:
-        options: the dataclass whose fields are the flags.
-        description: what ``--help`` says first.
+        flags: the dataclass whose fields are the flags.
+        about: what ``--help`` says first; the dataclass's docstring when empty.
         argv: the words to read; those of the process when None.
     """
     try:
         return tyro.cli(
-            options,
+            flags,
             prog=_typed(argv),
             args=argv,
-            description=description,
+            description=about or flags.__doc__,
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
         )
     except DataError as error:
         fail(error)
-        raise  # not reached: fail() leaves
+
+
+def choose(
+    commands: Mapping[str, Command], *, default: str = "", argv: Sequence[str] | None = None
+) -> tuple[str, Any]:
+    """Return the sub-command of a command line and its flags.
+
+    Args:
+        commands: by word.
+        default: the command when the first word is none of them; "" refuses that.
+        argv: the words to read; those of the process when None.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    word = words[0] if words else ""
+    if word in commands:
+        words = words[1:]
+    elif default:
+        word = default
+    elif word in ("", "-h", "--help"):
+        print(f"usage: {_typed(words)} COMMAND ...; COMMAND --help lists its flags\n")
+        print("\n".join(f"  {name:<11} {command.about}" for name, command in commands.items()))
+        raise SystemExit(0)
+    else:
+        near = difflib.get_close_matches(word, commands, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        fail(DataError(f"no command {word!r}; {hint}there are {', '.join(commands)}"))
+    command = commands[word]
+    about = f"{command.about[0].upper()}{command.about[1:]}."
+    if word == default:
+        others = "|".join(name for name in commands if name != default)
+        about += f" Other uses: {_typed(words)} {others} --help"
+    return word, parse(_named(command.flags), about=about, argv=words)
+
+
+def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> None:
+    """Run the sub-command that the command line names."""
+    word, flags = choose(commands, argv=argv)
+    guard(lambda: _named(commands[word].run)(flags))
+
+
+def _named(where: str) -> Any:
+    """Return what ``module:name`` names."""
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _typed(argv: Sequence[str] | None) -> str:
@@ -81,7 +144,7 @@ def guard(main: Callable[[], None]) -> None:
         fail(explained)
 
 
-def fail(error: Exception) -> None:
+def fail(error: Exception) -> NoReturn:
     """Print ``error`` for a person and leave with exit code 2."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     raise SystemExit(USER_ERROR)

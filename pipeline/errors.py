@@ -1,9 +1,16 @@
-"""The one exception for what a user, a file or a disk can cause.
+"""The one exception for what a user, a file or a disk can cause, and the one way to warn.
 
 A message says what is wrong, where, what was expected, what was found and what to do. The
 commands print it without a traceback and leave with exit code 2 (see ``pipeline.cli``).
 """
 
+import sys
+
 
 class DataError(ValueError):
     """Input that cannot be used: damaged, missing, contradictory, or of another format."""
+
+
+def warn(message: str) -> None:
+    """Print a message that does not end the command, on standard error."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -1,34 +1,37 @@
-"""What a run was made with, for config.json and trackers: versions, revision, hardware."""
+"""What this machine and this code are: cores, processor, memory, GPU, versions, git revision.
+
+    python -m pipeline info      # one screen, for a bug report
+
+Kept in RUN/config.json too. Nothing is imported to be asked for its version, torch least of all.
+"""
 
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
-from pipeline.training.processes import usable_cores
-
 PACKAGES = (
-    *("torch", "torchvision", "accelerate", "numpy", "wandb", "webdataset"),
+    *("torch", "torchvision", "accelerate", "numpy", "pandas", "wandb", "webdataset"),
     *("simplejpeg", "opencv-python-headless", "nvidia-dali-cuda130"),
 )
+"""Those that decide pixels, weights and figures."""
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def git_revision() -> str:
     """Return the commit of this code, with "+" where tracked files differ; "" outside git."""
-    here = Path(__file__).parent
+    here = str(Path(__file__).parent)
     try:
         revision, changes = (
             subprocess.run(
-                ["git", "-C", str(here), *words],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
+                ["git", "-C", here, *words], capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )
@@ -37,37 +40,29 @@ def git_revision() -> str:
     return revision + ("+" if changes else "")
 
 
-def resolved(accelerator: Accelerator, *, threads: int) -> dict[str, Any]:
-    """Return what the flags came to on this machine."""
-    return {
-        "processes": accelerator.num_processes,
-        "device": str(accelerator.device.type),
-        "precision": accelerator.mixed_precision,
-        "threads": threads,
-        "versions": {
-            "python": platform.python_version(),
-            **{package: installed(package) for package in PACKAGES},
-        },
-        **hardware(accelerator),
-    }
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of ``PACKAGES``; "" for one that is not installed."""
+    return {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}
 
 
 def installed(package: str) -> str:
-    """Return the version of a package; "" where it is not there, as DALI outside Linux."""
+    """Return the version of a package, "" where it is not there (as DALI outside Linux)."""
     try:
         return version(package)
     except PackageNotFoundError:
         return ""
 
 
-def hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what this machine is: processor, cores, memory, GPU."""
-    on_gpu = accelerator.device.type == "cuda"
+def hardware() -> dict[str, Any]:
+    """Return processor, cores, memory in GiB, system, and the GPU where torch sees one."""
+    import torch  # two seconds, and only the caller knows whether they are wanted
+
+    on_gpu = torch.cuda.is_available()
     return {
         "cpu": processor(),
-        "cores": usable_cores(),
+        "cores": cores(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
-        "gpu": torch.cuda.get_device_name(accelerator.device) if on_gpu else "",
+        "gpu": torch.cuda.get_device_name() if on_gpu else "",
         "gpus": torch.cuda.device_count() if on_gpu else 0,
         "system": platform.platform(),
     }
@@ -84,8 +79,16 @@ def processor() -> str:
 
 
 def memory_bytes() -> int:
-    """Return the machine's memory; 0 where it is not told."""
+    """Return the machine's memory; 0 where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return 0
+
+
+def info() -> str:
+    """Return what a bug report needs, a line each."""
+    facts = {"dermpipe": installed("dermpipe") or "from a checkout", "git revision": git_revision()}
+    facts |= {**hardware(), **versions(), "executable": sys.executable}
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {value or '-'}" for name, value in facts.items())

@@ -36,7 +36,7 @@ from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import open_source
-from pipeline.shards.packing.local_engine import cores
+from pipeline.machine import cores
 from pipeline.shards.storage.store import LocalStore
 
 CHUNK = 64
@@ -81,7 +81,7 @@ class Pair(NamedTuple):
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     options = parse(
-        DuplicatesOptions, description="Find one lesion filed under different ids.", argv=argv
+        DuplicatesOptions, about="Find one lesion filed under different ids.", argv=argv
     )
     source = open_source(options.source)
     pairs = find_pairs(

@@ -44,7 +44,7 @@ class Synthesize:
 
 
 def _download(argv: list[str]) -> None:
-    options = parse(Download, description=Download.__doc__ or "", argv=argv)
+    options = parse(Download, about=Download.__doc__ or "", argv=argv)
     print(LICENCE, flush=True)
     files = download(
         options.out, base_url=options.base_url, test_set=options.test_set, progress=True
@@ -54,7 +54,7 @@ def _download(argv: list[str]) -> None:
 
 
 def _synthesize(argv: list[str]) -> None:
-    options = parse(Synthesize, description=Synthesize.__doc__ or "", argv=argv)
+    options = parse(Synthesize, about=Synthesize.__doc__ or "", argv=argv)
     size = (options.width, options.height)
     synthesize(options.out, images=options.images, seed=options.seed, size=size, progress=True)
     print(f"{options.images} made-up images in {options.out}")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from pipeline.files import publish
+from pipeline.files import publish_folder, sha256_of
 from pipeline.learning.model import build_model, mismatches
 
 FORMAT_VERSION = 1
@@ -119,7 +119,7 @@ def save_stored(
     training_samples: pd.DataFrame,
 ) -> StoredModel:
     """Publish the three files as ``folder``, in one rename, and return the card as written."""
-    publish(folder, stored_files(state_dict, card, training_samples))
+    publish_folder(folder, stored_files(state_dict, card, training_samples))
     return read_card(folder)
 
 
@@ -187,9 +187,3 @@ def read_card(folder: Path) -> StoredModel:
         key: tuple(value) for key, value in values.items() if isinstance(value, list)
     }
     return StoredModel(**{**values, **lists})
-
-
-def sha256_of(path: Path) -> str:
-    """Return the hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

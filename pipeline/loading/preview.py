@@ -113,7 +113,7 @@ class Version:
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     about = "Draw originals beside augmented versions, as the network sees them."
-    options = parse(PreviewOptions, description=about, argv=argv)
+    options = parse(PreviewOptions, about=about, argv=argv)
     split = open_shards(cached(options.shards, options.cache)).split(options.split, options.fold)
     samples = Samples(split)
     chosen = choose(samples.labels, options.samples, seed=options.seed)

@@ -31,7 +31,7 @@ from pipeline.training.processes import Interruption
 
 def main() -> None:
     """Run trials until the study has enough, then say what came out."""
-    options = parse(Options, description="Search for better flags of train.py.")
+    options = parse(Options, about="Search for better flags of train.py.")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = make_space(options)
     search = Search(options, space, open_study(options, space), Interruption())

@@ -91,7 +91,7 @@ class Options:
 def train_config(options: Options, words: list[str]) -> TrainConfig:
     """Read a trial's flags as train.py would; a mistake in them ends the search at once."""
     argv = ["--shards", options.shards, *words, *options.every]
-    return parse(TrainConfig, description="Flags of a trial, as train.py takes them.", argv=argv)
+    return parse(TrainConfig, about="Flags of a trial, as train.py takes them.", argv=argv)
 
 
 def starter(command: str) -> list[str]:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
 import pipeline.evaluation
-from pipeline.files import write_text
+from pipeline.files import write_file
 from pipeline.search import plots as search_plots
 from pipeline.search.lease import lease_of
 from pipeline.search.plots import best_of, roc_auc, short
@@ -90,11 +90,11 @@ def cell(name: str, value: Any) -> str:
 def write_table(out: Path, trials: Sequence[FrozenTrial], space: Space) -> None:
     """Write STUDY/trials.csv and, where a trial was done, STUDY/best.json."""
     table = pd.DataFrame(rows(trials, space))
-    write_text(out / "trials.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_file(out / "trials.csv", table.to_csv(index=False, lineterminator="\n"))
     best = best_of(trials)
     if best is not None:
         found = {"trial": best.number, "roc_auc": best.value, "flags": flags(best.params)}
-        write_text(out / "best.json", json.dumps(found, indent=2) + "\n")
+        write_file(out / "best.json", json.dumps(found, indent=2) + "\n")
 
 
 def write_page(
@@ -138,7 +138,7 @@ def write_page(
         images={name: picture(out / f"{name}.png") for name in figures},
         today=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
-    write_text(out / "search.html", page)
+    write_file(out / "search.html", page)
 
 
 def save(figure: Figure, path: Path) -> None:

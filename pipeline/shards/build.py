@@ -11,6 +11,7 @@ from typing import Literal
 
 from pipeline.cli import parse
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import Source, open_source
 from pipeline.shards.manifest import Manifest
@@ -22,7 +23,6 @@ from pipeline.shards.pairs import largest_component, read_pairs
 from pipeline.shards.plan import LEFT_OUT, SplitPolicy, part_of
 from pipeline.shards.splits import crossing
 from pipeline.shards.storage.object_store import mirrored, source_cache, store_for
-from pipeline.shards.storage.store import file_sha256
 from pipeline.shards.tables import LEFT_OUT_NAME
 
 TEST_FRACTION = 0.15
@@ -75,7 +75,7 @@ class BuildOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    options = parse(BuildOptions, description="Pack a dataset into shards.", argv=argv)
+    options = parse(BuildOptions, about="Pack a dataset into shards.", argv=argv)
     manifest = build_shards(options)
     print(describe(manifest, options.out))
 
@@ -100,7 +100,7 @@ def settings_for(options: BuildOptions, source: Source) -> BuildSettings:
     pairs, digest = SAME_LESION_PAIRS, None
     if options.duplicates is not None:
         pairs += read_pairs(options.duplicates, set(source.table["image_id"]))
-        digest = file_sha256(options.duplicates)
+        digest = sha256_of(options.duplicates)
     return BuildSettings(
         name=options.name or source.kind,
         policy=SplitPolicy(

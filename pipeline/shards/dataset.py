@@ -18,10 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 from pipeline.shards.format import read_index
 from pipeline.shards.intact import check_bytes
 from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, read_manifest
-from pipeline.shards.storage.store import file_sha256
 from pipeline.shards.tables import read_samples
 
 
@@ -200,6 +200,6 @@ def cheap_problems(root: Path, manifest: Manifest) -> list[str]:
 def _digest_problem(path: Path, expected: str) -> list[str]:
     if not path.is_file():
         return [f"{path} is missing"]
-    if file_sha256(path) != expected:
+    if sha256_of(path) != expected:
         return [f"{path} was changed after it was written (its sha256 is not the manifest's)"]
     return []

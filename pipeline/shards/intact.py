@@ -14,8 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 from pipeline.shards.manifest import ShardEntry
-from pipeline.shards.storage.store import file_sha256
 
 
 def check_bytes(root: Path, entries: Sequence[ShardEntry], *, progress: bool) -> None:
@@ -37,7 +37,7 @@ def check_bytes(root: Path, entries: Sequence[ShardEntry], *, progress: bool) ->
     ) as bar:
         for entry in unread:
             stamp = _stamp(root, entry)
-            if file_sha256(root / entry.path) != entry.sha256:
+            if sha256_of(root / entry.path) != entry.sha256:
                 raise DataError(
                     f"{root / entry.path} is damaged: its sha256 is not the manifest's; restore it "
                     f"or build the shards anew"

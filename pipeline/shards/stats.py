@@ -41,7 +41,7 @@ class StatsOptions:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    options = parse(StatsOptions, description="Describe shards, split by split.", argv=argv)
+    options = parse(StatsOptions, about="Describe shards, split by split.", argv=argv)
     shards = open_shards(options.root)
     tables = tabulate(shards.samples)
     for title, table in tables.items():

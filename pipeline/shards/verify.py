@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pipeline.cli import parse
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 from pipeline.shards.dataset import cheap_problems
@@ -35,7 +36,6 @@ from pipeline.shards.manifest import (
 from pipeline.shards.packing.pack import tar_sample
 from pipeline.shards.plan import metadata_rows, part_of
 from pipeline.shards.splits import crossing, crossing_pairs
-from pipeline.shards.storage.store import file_sha256
 from pipeline.shards.tables import read_samples
 
 
@@ -67,7 +67,7 @@ class Verdict:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    options = parse(VerifyOptions, description="Prove that shards are whole.", argv=argv)
+    options = parse(VerifyOptions, about="Prove that shards are whole.", argv=argv)
     verdict = verify(options.root, quick=options.quick)
     if verdict.problems:
         listed = "\n".join(f"  - {problem}" for problem in verdict.problems)
@@ -198,7 +198,7 @@ def _index_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterat
 def _byte_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterator[str]:
     """Yield how a tar differs from the manifest, from its index and from the table."""
     path = root / entry.path
-    if file_sha256(path) != entry.sha256:
+    if sha256_of(path) != entry.sha256:
         yield f"{path} is damaged: its sha256 is not the manifest's"
     try:
         index = index_of_tar(path)

@@ -48,7 +48,7 @@ class Options:
 
 def main() -> None:
     """Save the view, or print it."""
-    options = parse(Options, description="A W&B workspace with the panels that matter.")
+    options = parse(Options, about="A W&B workspace with the panels that matter.")
     view = workspace(options.entity, options.project, options.name)
     if options.print:
         print(json.dumps(specification(view), indent=2))

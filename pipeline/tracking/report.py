@@ -10,8 +10,8 @@ from typing import Any
 
 import wandb
 
+from pipeline.errors import warn
 from pipeline.tracking.wandb_run import open_run, slug
-from pipeline.training.checkpoints import warn
 
 
 def track_report(

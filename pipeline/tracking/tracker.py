@@ -16,8 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, Protocol
 
+from pipeline.errors import warn
 from pipeline.tracking.views import Views
-from pipeline.training.checkpoints import warn
 from pipeline.training.flags import TrainConfig
 
 Point = dict[str, Any]

@@ -17,10 +17,10 @@ import requests
 import wandb
 from wandb.env import SERVICE
 
+from pipeline.errors import warn
 from pipeline.learning.stored_model import read_card
 from pipeline.tracking.views import NAMES, Case, Views
 from pipeline.tracking.wandb_file import last_step
-from pipeline.training.checkpoints import warn
 
 PROJECT = "ham10000"
 """The project that runs are filed under; WANDB_PROJECT overrides it."""

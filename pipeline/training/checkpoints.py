@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import DataError
-from pipeline.files import point, publish
-from pipeline.learning.stored_model import WEIGHTS, sha256_of
+from pipeline.errors import DataError, warn
+from pipeline.files import point, publish_folder, sha256_of
+from pipeline.learning.stored_model import WEIGHTS
 
 FORMAT_VERSION = 1
 """Version of checkpoint.json."""
@@ -50,11 +49,6 @@ class Checkpoint:
         """Return what ``write_checkpoint`` was given."""
         state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
         return {**state, "average": load_file(self.folder / WEIGHTS)}
-
-
-def warn(message: str) -> None:
-    """Say something on standard error that does not end the run."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def write_checkpoint(
@@ -85,7 +79,7 @@ def write_checkpoint(
     files[LIST] = (json.dumps(contents, indent=2) + "\n").encode()
     folder = run_dir / "checkpoints" / f"step-{about['step']:08d}"
     try:
-        publish(folder, files)
+        publish_folder(folder, files)
     except OSError as error:
         warn(f"checkpoint {folder} could not be written and is left out: {error}")
         return False
@@ -101,7 +95,7 @@ def write_best(run_dir: Path, step: int, model_files: Mapping[str, bytes]) -> bo
     # a folder that RUN/best points to is never replaced in place: a replayed epoch gets a twin
     folder = run_dir / (name if taken != name else f"{name}-again")
     try:
-        publish(folder, model_files)
+        publish_folder(folder, model_files)
         point(run_dir / "best", folder)
     except OSError as error:
         warn(f"the best model {folder} could not be written, the one before stays: {error}")

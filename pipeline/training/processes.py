@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from pipeline.errors import DataError
+from pipeline.machine import cores
 
 T = TypeVar("T")
 
@@ -91,16 +92,9 @@ def set_threads(wanted: int, accelerator: Accelerator) -> int:
         accelerator: of this process.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(accelerator.num_processes)))
-    threads = wanted or max(1, usable_cores() // local)
+    threads = wanted or max(1, cores() // local)
     torch.set_num_threads(threads)
     return threads
-
-
-def usable_cores() -> int:
-    """Return the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def from_main(value: T, accelerator: Accelerator) -> T:

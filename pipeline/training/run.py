@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, warn
 from pipeline.learning.decision import decide
 from pipeline.learning.inference import Predictions
 from pipeline.learning.losses import Loss
@@ -218,7 +218,7 @@ class Run:
         share = agreed([round(timing["waiting_share"] * 10_000)], self.accelerator)[0] / 10_000
         words = advice(share)
         if words and not self.advised and self.accelerator.is_main_process:
-            checkpoints.warn(words)
+            warn(words)
         self.advised = self.advised or bool(words)
         return {**timing, "waiting_share": share, **gpu_memory(self.accelerator.device)}
 
@@ -286,7 +286,7 @@ class Run:
             write_table(run_dir / "timing.csv", progress.timing)
             draw_curves(run_dir / "curves.png", progress.history, progress.timing)
         except OSError as error:
-            checkpoints.warn(f"the tables in {run_dir} could not be written: {error}")
+            warn(f"the tables in {run_dir} could not be written: {error}")
 
     # -- begin and end
 

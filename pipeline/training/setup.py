@@ -15,15 +15,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pipeline.errors import DataError
-from pipeline.files import tidy, write_text
+from pipeline.errors import DataError, warn
+from pipeline.files import tidy, write_file
 from pipeline.ham10000.taxonomy import DX
 from pipeline.learning.losses import Loss
 from pipeline.learning.model import build_model
 from pipeline.learning.optimizers import FrozenBackbone, MovingAverage, make_optimizer
 from pipeline.learning.probability import CLASSES, task_targets
 from pipeline.learning.stored_model import StoredModel
-from pipeline.machine import git_revision, resolved
+from pipeline.machine import git_revision, hardware, versions
 from pipeline.tracking.tracker import Journal, group_of_run, make_tracker
 from pipeline.tracking.views import Pictures
 from pipeline.training import checkpoints
@@ -76,7 +76,7 @@ def prepare(
     facts |= facts_of_run(config, counts)
     if accelerator.is_main_process:
         everything = {"flags": config.flags(), **facts}
-        write_text(config.run_dir / "config.json", json.dumps(everything, indent=2) + "\n")
+        write_file(config.run_dir / "config.json", json.dumps(everything, indent=2) + "\n")
     run = Run(
         config=config,
         accelerator=accelerator,
@@ -106,6 +106,18 @@ def prepare(
     run.journal = Journal(tracker, progress.points)
     announce(run, facts, len(train), len(val))
     return run
+
+
+def resolved(accelerator: Accelerator, *, threads: int) -> dict[str, Any]:
+    """Return what the flags came to on this machine."""
+    return {
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device.type),
+        "precision": accelerator.mixed_precision,
+        "threads": threads,
+        "versions": versions(),
+        **hardware(),
+    }
 
 
 def facts_of_run(config: TrainConfig, counts: np.ndarray) -> dict[str, Any]:
@@ -201,7 +213,7 @@ def check_unchanged(
             "go on, --allow-changes to go on with these, --resume never to start anew, or "
             "another --run-dir"
         )
-    checkpoints.warn(f"going on with changed flags: {'; '.join(changed)}")
+    warn(f"going on with changed flags: {'; '.join(changed)}")
 
 
 def make_state(config: TrainConfig, accelerator: Accelerator, *, fresh: bool) -> TrainingState:

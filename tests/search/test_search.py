@@ -138,8 +138,8 @@ def test_best_flags_are_printed_as_a_command_that_train_py_takes(desk):
     printed = re.findall(r"^accelerate launch .*$", desk.said(), re.MULTILINE)[-1]
     *launch, script = shlex.split(printed)[:3]
     assert launch == ["accelerate", "launch"] and script.endswith("fake_training.py")
-    config = parse(TrainConfig, description="", argv=shlex.split(printed)[3:])
-    trained = parse(TrainConfig, description="", argv=desk.flags(f"{best:03d}")[0].split())
+    config = parse(TrainConfig, about="", argv=shlex.split(printed)[3:])
+    trained = parse(TrainConfig, about="", argv=desk.flags(f"{best:03d}")[0].split())
     same = {**trained.flags(), "run_dir": str(config.run_dir)}
     assert config.flags() == same and config.image_size == 64
     assert not Path(config.run_dir).exists()  # a fresh training, not the trial's own folder
@@ -399,7 +399,7 @@ def test_every_default_choice_is_taken_by_train_py(optimizer):
         ends = (getattr(values, "low", None), getattr(values, "high", None))
         for value in getattr(values, "choices", ends):
             words = [*search_space.flags({name: value}), "--optimizer", optimizer]
-            config = parse(TrainConfig, description="", argv=words)
+            config = parse(TrainConfig, about="", argv=words)
             if name != "remedy":
                 assert getattr(config, name.replace("-", "_")) == pytest.approx(value)
 
@@ -421,7 +421,7 @@ def test_space_can_be_any_flags_of_train_py(desk):
     words = ("--space", desk.folder / "space.toml", "--trials", 4, "--epochs", 1)
     assert desk.run(*words) == 0, desk.said()
     configs = [
-        parse(TrainConfig, description="", argv=desk.flags(f"{n:03d}")[0].split()) for n in range(4)
+        parse(TrainConfig, about="", argv=desk.flags(f"{n:03d}")[0].split()) for n in range(4)
     ]
     assert all(1e-4 <= c.lr <= 1e-3 and 0 <= c.mixup <= 0.4 for c in configs)
     assert {c.batch_size for c in configs} <= {8, 24} and {c.accumulate for c in configs} <= {2, 3}

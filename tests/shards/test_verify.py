@@ -208,8 +208,8 @@ def test_whole_shards_are_read_once_and_again_when_touched(root, monkeypatch):
     from pipeline.shards import intact
 
     read: list[Path] = []
-    real = intact.file_sha256
-    monkeypatch.setattr(intact, "file_sha256", lambda path: read.append(path) or real(path))
+    real = intact.sha256_of
+    monkeypatch.setattr(intact, "sha256_of", lambda path: read.append(path) or real(path))
     ensure_intact(root, ["train"], progress=False)
     once = len(read)
     ensure_intact(root, ["train"], progress=False)

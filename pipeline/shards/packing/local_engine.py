@@ -16,6 +16,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for
 
 from pipeline.errors import DataError
+from pipeline.machine import cores
 from pipeline.shards.packing.pack import PackWork, Receipt
 from pipeline.shards.packing.shard_plan import ShardPlan
 
@@ -23,11 +24,6 @@ MOST_KEPT = 2**25
 """Bytes of free memory that a packing process keeps at most at the end of its heap."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_here(workers: int) -> Callable[[PackWork, Sequence[ShardPlan]], Iterator[Receipt]]:

@@ -23,8 +23,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
-from pipeline.shards.storage.store import LocalStore, Store, file_sha256
+from pipeline.shards.storage.store import LocalStore, Store
 
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.+)")
 """A URL; with one slash too, because a Path makes one of two."""
@@ -252,7 +253,7 @@ def _inside(folder: Path, name: str) -> Path:
 def _is_there(path: Path, sha256: str, size: int | None) -> bool:
     if size is not None:
         return _size(path) == size
-    return path.is_file() and file_sha256(path) == sha256
+    return path.is_file() and sha256_of(path) == sha256
 
 
 def _size(path: Path) -> int | None:

@@ -4,13 +4,13 @@
 paths below the root with forward slashes. A store is pickled to the workers that pack.
 """
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import DataError
+from pipeline.files import sha256_of
 
 PARTIAL = ".partial-"
 """Part of the name of a file that is still being written."""
@@ -88,7 +88,7 @@ class LocalStore:
     def sha256(self, name: str) -> str | None:
         """Return the digest of a file, None where there is none."""
         try:
-            return file_sha256(self.root / name)
+            return sha256_of(self.root / name)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -114,12 +114,6 @@ class LocalStore:
     def describe(self) -> str:
         """Return the folder."""
         return str(self.root)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _forget(path: Path) -> None:

@@ -1,0 +1,164 @@
+"""How everything drawn looks: colours, the font, contact sheets, saving a plot, data addresses.
+
+    figure, (axes,) = blank(5, 5)
+    save(figure, Path("roc.png"))
+    save_image(contact_sheet([Tile(picture, lines=("ISIC_1", "mel"))], "Cases"), Path("cases.png"))
+
+The four colours stay apart for colour-blind eyes; what a colour says is said by text or shape too.
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.errors import DataError
+from pipeline.files import staged
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7B3F8C"
+GREY, INK = "#595959", "#1A1A1A"
+RIGHT, WRONG = "#00664B", "#B03A00"
+"""Of a right and of a wrong decision, dark enough for text."""
+
+DPI = 110
+GAP, LINE, TITLE = 10, 15, 46
+"""Pixels of a contact sheet: between tiles, a line of text, the title with its margins."""
+
+
+# -- plots
+
+
+def blank(width: float, height: float, columns: int = 1, **how: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``width`` x ``height`` inches with a row of axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    row = figure.subplots(1, columns, squeeze=False, **how)[0]
+    for axes in row:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(row)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole; equal figures give equal bytes.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with _writing(path), staged(path) as hidden:
+        figure.savefig(hidden, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a picture as PNG, whole.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with _writing(path), staged(path) as hidden:
+        image.save(hidden, format="PNG", optimize=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a DataError that names the picture."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def smaller_png(path: Path) -> bytes:
+    """Return a plot's PNG with 64 colours, a third of the bytes, to be put into a page."""
+    out = io.BytesIO()
+    Image.open(path).convert("RGB").quantize(64).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """Return an image's bytes (``kind``: png, webp) as an address that needs no file."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+# -- contact sheets
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One case of a contact sheet."""
+
+    pictures: tuple[np.ndarray, ...]
+    """Side by side, each [H, W, 3] uint8 RGB; scaled to the sheet's tile size."""
+    lines: tuple[str, ...] = ()
+    """Text below them; the first line is bold."""
+    frame: str | None = None
+    """Colour of a frame and of the first line; none where None."""
+
+
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Return the font that comes with matplotlib, so that sheets look the same everywhere."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def contact_sheet(
+    tiles: Sequence[Tile],
+    title: str,
+    *,
+    columns: int = 6,
+    size: tuple[int, int] = (160, 160),
+    headings: Sequence[str] = (),
+) -> Image.Image:
+    """Lay tiles out in rows below a title.
+
+    Args:
+        tiles: in reading order; empty gives a sheet with the title alone.
+        title: one line.
+        columns: tiles in a row; fewer where there are fewer.
+        size: width and height of one picture, pixels.
+        headings: text above each column, if any.
+    """
+    heading = font(17, bold=True)
+    wide = max((len(tile.pictures) for tile in tiles), default=1) * size[0]
+    lines = max((len(tile.lines) for tile in tiles), default=0)
+    columns = max(1, min(columns, len(tiles)))
+    top = TITLE + (LINE + 5 if headings else 0)
+    step = (wide + GAP, size[1] + LINE * lines + 6 + GAP)
+    rows = -(-len(tiles) // columns)
+    width = max(GAP + columns * step[0], int(heading.getlength(title)) + 2 * GAP)
+    page = Image.new("RGB", (width, top + rows * step[1]), "white")
+    draw = ImageDraw.Draw(page)
+    draw.text((GAP, 12), title, fill=INK, font=heading)
+    for place, text in enumerate(headings):
+        draw.text((GAP + place * step[0], TITLE - 2), text, fill=GREY, font=font(12))
+    for place, tile in enumerate(tiles):
+        row, column = divmod(place, columns)
+        _draw_tile(page, draw, tile, (GAP + column * step[0], top + row * step[1]), size)
+    return page
+
+
+def _draw_tile(
+    page: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    tile: Tile,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+) -> None:
+    left, top = corner
+    for place, picture in enumerate(tile.pictures):
+        scaled = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+        page.paste(scaled, (left + place * size[0], top))
+    if tile.frame:
+        right = left + len(tile.pictures) * size[0] - 1
+        draw.rectangle((left, top, right, top + size[1] - 1), outline=tile.frame, width=3)
+    for number, line in enumerate(tile.lines):
+        colour = (tile.frame or INK) if number == 0 else INK
+        at = (left, top + size[1] + 3 + number * LINE)
+        draw.text(at, line, fill=colour, font=font(11, bold=number == 0))
