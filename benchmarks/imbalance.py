@@ -24,6 +24,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score, roc_curve
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
+from pipeline.files import write_file
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import malignant_probability
 from pipeline.learning.stored_model import load_stored

@@ -26,6 +26,7 @@ from benchmarks.imbalance import finished
 from benchmarks.search import ROOT, Figures, records, run, spread
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
+from pipeline.files import write_file
 from pipeline.search.lease import locked
 from pipeline.shards.dataset import open_shards
 

@@ -26,6 +26,7 @@ from statistics import median
 
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
+from pipeline.files import write_file
 from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parent.parent
