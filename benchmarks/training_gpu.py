@@ -32,7 +32,7 @@ from pipeline.errors import DataError
 from pipeline.learning.model import build_model
 from pipeline.loading.ahead import ahead
 from pipeline.loading.batch import Batch
-from pipeline.loading.loader import Backend
+from pipeline.loading.flags import Backend
 from pipeline.loading.presets import Augment
 from pipeline.loading.requests import Request, Schedule
 from pipeline.loading.samples import Samples

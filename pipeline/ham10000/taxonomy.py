@@ -28,3 +28,6 @@ DX_IS_MALIGNANT: tuple[int, ...] = tuple(int(dx in MALIGNANT) for dx in DX)
 
 SEXES: tuple[str, ...] = ("female", "male", "unknown")
 """The values of the metadata column ``sex``."""
+
+LABELS: tuple[str, str] = ("benign", "malignant")
+"""Names of the binary labels 0 and 1."""

@@ -8,7 +8,7 @@ do the logits (as long as a process has as many threads).
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
-
-Tta = Literal["none", "flips", "dihedral"]
-"""Views averaged at test time: 1, 4 (flips) or 8 (flips and quarter turns)."""
 
 
 @dataclass(frozen=True)

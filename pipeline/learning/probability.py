@@ -4,18 +4,13 @@ Training, evaluation and export all come through here, so that a task is defined
 Pure functions of arrays; no torch.
 """
 
-from typing import Literal
-
 import numpy as np
 from scipy.special import softmax
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT, LABELS
 
-Task = Literal["binary", "dx"]
-"""What the logits stand for: benign and malignant, or the seven diagnoses."""
-
-CLASSES: dict[str, tuple[str, ...]] = {"binary": ("benign", "malignant"), "dx": DX}
+CLASSES: dict[str, tuple[str, ...]] = {"binary": LABELS, "dx": DX}
 """The names of the outputs, in the order of the logits."""
 
 

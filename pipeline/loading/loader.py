@@ -16,6 +16,7 @@ import torch
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
 from pipeline.loading.batch import Batch
+from pipeline.loading.flags import Backend
 from pipeline.loading.mix import Mix, MixingLoader
 from pipeline.loading.order import Balance
 from pipeline.loading.presets import TRAIN_PRESETS, Augment, TrainPreset
@@ -24,10 +25,6 @@ from pipeline.loading.samples import Samples
 
 if TYPE_CHECKING:
     from pipeline.shards.dataset import Split
-
-Backend = Literal["auto", "dali", "portable"]
-"""``auto`` is DALI on a GPU, and the portable backend on a CPU, where it is three
-times as fast as DALI's CPU operators (`python -m benchmarks.loader`)."""
 
 BalanceBy = Literal["binary", "dx"]
 """Whether classes are malignant and benign, or the seven diagnoses."""

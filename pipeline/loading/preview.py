@@ -21,7 +21,8 @@ from pipeline.cli import parse
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX
 from pipeline.loading.batch import Batch
-from pipeline.loading.loader import Backend, Loader, loader_of
+from pipeline.loading.flags import Backend
+from pipeline.loading.loader import Loader, loader_of
 from pipeline.loading.mix import Mix, MixingLoader
 from pipeline.loading.presets import MEAN, STD, TRAIN_PRESETS, Augment
 from pipeline.loading.requests import Phase, Request, Schedule

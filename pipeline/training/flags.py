@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import DataError
-from pipeline.learning.inference import Tta
-from pipeline.learning.probability import Task
+from pipeline.learning.flags import Task, Tta
 
 FREE_TO_CHANGE: frozenset[str] = frozenset(
     (

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from scipy.stats import ks_2samp, kstest
 
-from pipeline.loading.loader import Backend, loader_of
+from pipeline.loading.flags import Backend
+from pipeline.loading.loader import loader_of
 from pipeline.loading.presets import MEAN, STD, TRAIN_PRESETS, Augment
 from pipeline.loading.requests import Schedule
 from pipeline.loading.samples import Samples

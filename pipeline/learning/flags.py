@@ -1,0 +1,27 @@
+"""What can be chosen about learning, by name; the names are the values of train.py's flags.
+
+Imports no torch, so that ``--help`` answers at once.
+"""
+
+from typing import Literal
+
+Task = Literal["binary", "dx"]
+"""What the logits stand for: benign and malignant, or the diagnoses of the taxonomy."""
+
+Tta = Literal["none", "flips", "dihedral"]
+"""Views averaged at test time: 1, 4 (flips) or 8 (flips and quarter turns)."""
+
+Optimizer = Literal["adam", "adamw", "sgd"]
+"""adamw decouples weight decay from the gradient; sgd has Nesterov momentum of 0.9."""
+
+Schedule = Literal["plateau", "cosine", "onecycle", "constant"]
+"""How the learning rate moves."""
+
+LossName = Literal["cross-entropy", "focal", "logit-adjusted"]
+"""Per-sample losses."""
+
+Weighting = Literal["inverse", "effective", "none"]
+"""Weight of a class in the loss, from its frequency."""
+
+RefitHead = Literal["none", "smote", "oversample", "undersample"]
+"""How features are resampled before the last layer is fitted again."""
