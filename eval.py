@@ -36,7 +36,7 @@ from pipeline.learning.export import export_onnx
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import class_probabilities, malignant_probability
-from pipeline.learning.stored_model import StoredModel, load_stored
+from pipeline.learning.stored_model import ModelCard, load_stored
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
@@ -109,7 +109,7 @@ def judge(flags: options.JudgeOptions) -> None:
     tell(metrics, flags)
 
 
-def scores(logits: np.ndarray, card: StoredModel) -> dict[str, np.ndarray]:
+def scores(logits: np.ndarray, card: ModelCard) -> dict[str, np.ndarray]:
     """Turn logits [N, K] into the probabilities of a predictions table, float64."""
     values = {
         "prob_malignant": malignant_probability(logits, card.task, card.temperature, card.bias),
@@ -123,7 +123,7 @@ def scores(logits: np.ndarray, card: StoredModel) -> dict[str, np.ndarray]:
 
 
 def explain(
-    model: nn.Module, card: StoredModel, jpegs: list[bytes], called: list[int], device: torch.device
+    model: nn.Module, card: ModelCard, jpegs: list[bytes], called: list[int], device: torch.device
 ) -> list[report.Shown]:
     """Return the picture of each JPEG and the same with its Grad-CAM."""
     side = report.SHOWN_SIDE
@@ -136,7 +136,7 @@ def explain(
     return [report.Shown(picture, overlay(picture, heat)) for picture, heat in pairs]
 
 
-def preprocess(images: Iterable[np.ndarray], card: StoredModel) -> torch.Tensor:
+def preprocess(images: Iterable[np.ndarray], card: ModelCard) -> torch.Tensor:
     """Images [H, W, 3] uint8 of any size to [N, 3, S, S] float32, as the eval loader does."""
     squares = []
     for image in images:
@@ -146,7 +146,7 @@ def preprocess(images: Iterable[np.ndarray], card: StoredModel) -> torch.Tensor:
 
 
 def subject(
-    flags: options.JudgeOptions, card: StoredModel, shards: ShardSet, accelerator: Accelerator,
+    flags: options.JudgeOptions, card: ModelCard, shards: ShardSet, accelerator: Accelerator,
     **rest: Any,
 ) -> Subject:  # fmt: skip
     """Say what was judged and how, for the report and metrics.json."""

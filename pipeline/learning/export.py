@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import DataError
 from pipeline.learning.probability import malignant_classes
-from pipeline.learning.stored_model import StoredModel
+from pipeline.learning.stored_model import ModelCard
 
 TOLERANCE = 1e-3
 """Largest difference of a logit that is taken for rounding."""
@@ -34,7 +34,7 @@ class WithProbability(nn.Module):
     malignant: Tensor
     """float32 [K], 1 for each malignant class."""
 
-    def __init__(self, model: nn.Module, card: StoredModel) -> None:
+    def __init__(self, model: nn.Module, card: ModelCard) -> None:
         """Wrap ``model``; its weights are shared, not copied."""
         super().__init__()
         self.model, self.temperature, self.bias = model, card.temperature, card.bias
@@ -48,9 +48,7 @@ class WithProbability(nn.Module):
         return logits, shifted.softmax(1) @ self.malignant
 
 
-def export_onnx(
-    path: Path, model: nn.Module, card: StoredModel, images: Tensor
-) -> dict[str, float]:
+def export_onnx(path: Path, model: nn.Module, card: ModelCard, images: Tensor) -> dict[str, float]:
     """Write ``path``, unless onnxruntime's outputs are not PyTorch's.
 
     Args:
@@ -80,7 +78,7 @@ def export_onnx(
     return worst
 
 
-def to_onnx(wrapped: WithProbability, card: StoredModel) -> bytes:
+def to_onnx(wrapped: WithProbability, card: ModelCard) -> bytes:
     """Translate the network; the number of images stays free."""
     example = torch.zeros(2, 3, card.image_size, card.image_size)
     with warnings.catch_warnings():

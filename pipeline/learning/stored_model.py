@@ -33,7 +33,7 @@ SAMPLE_COLUMNS = ["image_id", "lesion_id", "group", "split"]
 
 
 @dataclass(frozen=True)
-class StoredModel:
+class ModelCard:
     """All that is needed to use the weights, and where they come from."""
 
     arch: str
@@ -81,7 +81,7 @@ class StoredModel:
     format_version: int = FORMAT_VERSION
     """Of this card."""
 
-    def at(self, tta: str) -> "StoredModel":
+    def at(self, tta: str) -> "ModelCard":
         """Return the card with the threshold, temperature and bias that belong to ``tta``.
 
         Raises:
@@ -99,7 +99,7 @@ class StoredModel:
 
 
 def stored_files(
-    state_dict: dict[str, Tensor], card: StoredModel, training_samples: pd.DataFrame
+    state_dict: dict[str, Tensor], card: ModelCard, training_samples: pd.DataFrame
 ) -> dict[str, bytes]:
     """Return the three files by name; the card comes out with the hash of the weights."""
     weights = save({k: v.detach().cpu().contiguous() for k, v in state_dict.items()})
@@ -115,15 +115,15 @@ def stored_files(
 def save_stored(
     folder: Path,
     state_dict: dict[str, Tensor],
-    card: StoredModel,
+    card: ModelCard,
     training_samples: pd.DataFrame,
-) -> StoredModel:
+) -> ModelCard:
     """Publish the three files as ``folder``, in one rename, and return the card as written."""
     publish_folder(folder, stored_files(state_dict, card, training_samples))
     return read_card(folder)
 
 
-def load_stored(path: Path) -> tuple[nn.Module, StoredModel, pd.DataFrame]:
+def load_stored(path: Path) -> tuple[nn.Module, ModelCard, pd.DataFrame]:
     """Return the model (on the CPU, eval mode), its card and the samples that it has seen.
 
     Raises:
@@ -165,7 +165,7 @@ def stored_folder(path: Path) -> Path:
     )
 
 
-def read_card(folder: Path) -> StoredModel:
+def read_card(folder: Path) -> ModelCard:
     """Read model.json."""
     path = folder / CARD
     try:
@@ -178,12 +178,12 @@ def read_card(folder: Path) -> StoredModel:
             f"{path}: format version {version}, expected {FORMAT_VERSION}; "
             "use the code revision that wrote it"
         )
-    known = {field.name for field in fields(StoredModel)}
-    needed = {field.name for field in fields(StoredModel) if field.default is MISSING}
+    known = {field.name for field in fields(ModelCard)}
+    needed = {field.name for field in fields(ModelCard) if field.default is MISSING}
     if not needed <= set(values) <= known:
         odd = ", ".join(sorted((needed - set(values)) | (set(values) - known)))
         raise DataError(f"{path}: not the fields of a model card; missing or unknown: {odd}")
     lists: dict[str, Any] = {
         key: tuple(value) for key, value in values.items() if isinstance(value, list)
     }
-    return StoredModel(**{**values, **lists})
+    return ModelCard(**{**values, **lists})

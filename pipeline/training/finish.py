@@ -14,7 +14,7 @@ from pipeline.learning.inference import predict_logits
 from pipeline.learning.model import Features, build_model
 from pipeline.learning.probability import CLASSES, task_targets
 from pipeline.learning.refit import fit_layer, linear_head, resampled, set_layer
-from pipeline.learning.stored_model import StoredModel, load_stored, stored_files
+from pipeline.learning.stored_model import ModelCard, load_stored, stored_files
 from pipeline.training import checkpoints
 from pipeline.training.history import validation_metrics
 from pipeline.training.processes import from_main
@@ -104,7 +104,7 @@ def refit(run: Run, model: torch.nn.Module, loader: Any) -> None:
     set_layer(model, *layer)
 
 
-def best_of(run: Run) -> tuple[torch.nn.Module, StoredModel]:
+def best_of(run: Run) -> tuple[torch.nn.Module, ModelCard]:
     """Return the best model on every rank's device, as rank 0 reads it, and its card.
 
     It is another network than the one that was trained: an interrupted finish saves that one.

@@ -22,7 +22,7 @@ from pipeline.learning.inference import Predictions
 from pipeline.learning.losses import Loss
 from pipeline.learning.optimizers import FrozenBackbone
 from pipeline.learning.probability import malignant_probability, task_targets
-from pipeline.learning.stored_model import StoredModel, stored_files
+from pipeline.learning.stored_model import ModelCard, stored_files
 from pipeline.tracking.tracker import Journal, NullTracker
 from pipeline.tracking.views import Pictures, look_at
 from pipeline.training import checkpoints
@@ -54,7 +54,7 @@ class Run:
     """The validation split's samples, likewise."""
     samples: pd.DataFrame
     """Samples of train and val, as they are kept with the model."""
-    card: StoredModel
+    card: ModelCard
     """What is known of the model before it is trained."""
     target_of_dx: Tensor
     """int64 [7] on the device: the task's class of each diagnosis."""

@@ -22,7 +22,7 @@ from pipeline.learning.losses import Loss
 from pipeline.learning.model import build_model
 from pipeline.learning.optimizers import FrozenBackbone, MovingAverage, make_optimizer
 from pipeline.learning.probability import CLASSES, task_targets
-from pipeline.learning.stored_model import StoredModel
+from pipeline.learning.stored_model import ModelCard
 from pipeline.machine import git_revision, hardware, versions
 from pipeline.tracking.tracker import Journal, group_of_run, make_tracker
 from pipeline.tracking.views import Pictures
@@ -141,9 +141,9 @@ def make_loss(config: TrainConfig, counts: np.ndarray, device: torch.device) -> 
     )
 
 
-def first_card(config: TrainConfig, manifest_sha256: str, git_revision: str) -> StoredModel:
+def first_card(config: TrainConfig, manifest_sha256: str, git_revision: str) -> ModelCard:
     """Return what is known of the model before it is trained."""
-    return StoredModel(
+    return ModelCard(
         arch=config.arch,
         task=config.task,
         classes=CLASSES[config.task],

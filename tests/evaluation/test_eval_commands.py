@@ -13,7 +13,7 @@ import torch
 
 from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES
-from pipeline.learning.stored_model import StoredModel, save_stored
+from pipeline.learning.stored_model import ModelCard, save_stored
 from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory, packed):
     torch.manual_seed(0)
     shards = open_shards(packed)
     folder = tmp_path_factory.mktemp("run") / "best"
-    card = StoredModel(
+    card = ModelCard(
         arch="resnet18", task="dx", classes=CLASSES["dx"], image_size=64, threshold=0.4,
         temperature=1.5, bias=-0.7, manifest_sha256=shards.manifest_sha256,
     )  # fmt: skip

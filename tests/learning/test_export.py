@@ -10,7 +10,7 @@ from pipeline.errors import DataError
 from pipeline.learning import export
 from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES, malignant_probability
-from pipeline.learning.stored_model import StoredModel
+from pipeline.learning.stored_model import ModelCard
 
 
 @pytest.fixture(scope="module", params=["binary", "dx"])
@@ -18,7 +18,7 @@ def exported(request, tmp_path_factory):
     torch.manual_seed(0)
     classes = CLASSES[request.param]
     model = build_model("resnet18", len(classes)).eval()
-    card = StoredModel(
+    card = ModelCard(
         arch="resnet18",
         task=request.param,
         classes=classes,
@@ -56,7 +56,7 @@ def test_the_file_is_valid_carries_its_card_and_its_check(exported):
 
 def test_a_file_that_differs_from_pytorch_is_not_written(tmp_path, monkeypatch):
     model = build_model("resnet18", 2).eval()
-    card = StoredModel(arch="resnet18", task="binary", classes=CLASSES["binary"], image_size=32)
+    card = ModelCard(arch="resnet18", task="binary", classes=CLASSES["binary"], image_size=32)
     monkeypatch.setattr(export, "differences", lambda *_: {"logits": float("nan")})
     with pytest.raises(DataError, match="was not written"):
         export.export_onnx(tmp_path / "model.onnx", model, card, torch.randn(2, 3, 32, 32))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from pipeline.errors import DataError
 from pipeline.learning.inference import predict_logits, views
 from pipeline.learning.model import Features, build_model, head_of
-from pipeline.learning.stored_model import StoredModel, load_stored, save_stored
+from pipeline.learning.stored_model import ModelCard, load_stored, save_stored
 
 SAMPLES = pd.DataFrame(
     {"image_id": ["a", "b"], "lesion_id": ["l", ""], "group": ["l", "b"], "split": ["train", "val"]}
@@ -106,7 +106,7 @@ def test_imagenet_weights_are_torchvisions_with_a_new_head(monkeypatch):
 @pytest.fixture
 def kept(tmp_path):
     model = build_model("resnet18", 2)
-    card = StoredModel("resnet18", "binary", ("benign", "malignant"), 64, threshold=0.3)
+    card = ModelCard("resnet18", "binary", ("benign", "malignant"), 64, threshold=0.3)
     card = save_stored(tmp_path / "best", model.state_dict(), card, SAMPLES)
     return tmp_path, model, card
 
