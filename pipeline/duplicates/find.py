@@ -10,7 +10,6 @@ come a table of pairs for ``build --duplicates`` and a contact sheet for a perso
 import multiprocessing
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +29,9 @@ from pipeline.duplicates.features import (
     extract,
     neighbours,
 )
+from pipeline.duplicates.flags import DuplicatesFlags
 from pipeline.duplicates.match import Agreement, compare
 from pipeline.duplicates.sheet import contact_sheet
-from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import open_source
@@ -43,31 +42,17 @@ CHUNK = 64
 """Images or pairs that a worker takes at a time."""
 
 
-@dataclass(frozen=True)
-class DuplicatesOptions:
-    """Flags of ``duplicates``."""
+NEIGHBOURS = 20
+"""Candidates compared for each image."""
 
-    source: Path
-    """Folder with the images and their metadata."""
-    out: Path = Path("duplicates.csv")
-    """Table to write; the contact sheet of the new pairs goes beside it as .png."""
-    neighbours: int = 20
-    """Candidates looked at for each image."""
-    min_inliers: int = 12
-    """Matching features that must agree on how one image lies on the other."""
-    min_correlation: float = 0.6
-    """Correlation of the grey levels where one image covers the other."""
-    sheet_pairs: int = 50
-    """Most pairs on the contact sheet."""
-    workers: int = 0
-    """Processes; 0 is one a core."""
-    seed: int = 0
-    """What the visual words are drawn from."""
+MIN_INLIERS = 12
+"""Matching features that must agree on one similarity transform."""
 
-    def __post_init__(self) -> None:
-        """Refuse numbers that cannot be."""
-        if min(self.neighbours, self.min_inliers, self.sheet_pairs) < 1 or self.workers < 0:
-            raise DataError("--neighbours, --min-inliers and --sheet-pairs are 1 or more")
+MIN_CORRELATION = 0.6
+"""Correlation of grey levels required where the aligned images overlap."""
+
+SHEET_PAIRS = 50
+"""Most pairs on the contact sheet."""
 
 
 class Pair(NamedTuple):
@@ -80,34 +65,36 @@ class Pair(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
-    options = parse(
-        DuplicatesOptions, about="Find one lesion filed under different ids.", argv=argv
-    )
-    source = open_source(options.source)
+    run(parse(DuplicatesFlags, argv=argv))
+
+
+def run(flags: DuplicatesFlags) -> None:
+    """Write the table of pairs and the contact sheet of the best new ones."""
+    source = open_source(flags.source)
     pairs = find_pairs(
         source.table,
         source.store,
         together=source.together,
-        count=options.neighbours,
-        workers=options.workers or cores(),
-        seed=options.seed,
+        count=NEIGHBOURS,
+        workers=flags.workers or cores(),
+        seed=flags.seed,
     )
     table = as_table(
         pairs,
         list(source.table["image_id"]),
-        min_inliers=options.min_inliers,
-        min_correlation=options.min_correlation,
+        min_inliers=MIN_INLIERS,
+        min_correlation=MIN_CORRELATION,
     )
-    store = LocalStore(options.out.parent)
-    store.publish(options.out.name, table.to_csv(index=False, lineterminator="\n").encode())
-    new = table.loc[table["published"] == 0].head(options.sheet_pairs)
-    sheet = options.out.with_suffix(".png")
+    store = LocalStore(flags.out.parent)
+    store.publish(flags.out.name, table.to_csv(index=False, lineterminator="\n").encode())
+    new = table.loc[table["published"] == 0].head(SHEET_PAIRS)
+    sheet = flags.out.with_suffix(".png")
     store.publish(sheet.name, contact_sheet(new, source.store))
     published = [pair for pair in SAME_LESION_PAIRS if set(pair) <= set(source.table["image_id"])]
     found = list(table["published"]).count(1)
-    print(f"{len(table):,} pairs in {options.out}: {found} of {len(published)} published ones")
+    print(f"{len(table):,} pairs in {flags.out}: {found} of {len(published)} published ones")
     print(f"{len(table) - found:,} new ones; look at the {len(new)} best of them in {sheet}")
-    print(f"next: delete the wrong rows, then build --duplicates {options.out}")
+    print(f"next: delete the wrong rows, then build --duplicates {flags.out}")
 
 
 def find_pairs(

@@ -16,6 +16,7 @@ import requests
 from tqdm import tqdm
 
 from pipeline.errors import DataError
+from pipeline.ham10000.flags import BASE_URL, DownloadFlags
 from pipeline.ham10000.transfer import (
     TIMEOUT,
     DigestError,
@@ -25,9 +26,6 @@ from pipeline.ham10000.transfer import (
     digest,
     fetch,
 )
-
-BASE_URL = "https://dataverse.harvard.edu"
-"""Where the deposit lives."""
 
 DATASET = "doi:10.7910/DVN/DBW86T"
 """Its persistent identifier."""
@@ -71,6 +69,14 @@ class RemoteFile:
         """Return where its bytes are."""
         query = "?format=original" if self.original else ""
         return f"{base_url}/api/access/datafile/{self.number}{query}"
+
+
+def run(flags: DownloadFlags) -> None:
+    """Run the command."""
+    print(LICENCE, flush=True)
+    files = download(flags.out, base_url=flags.base_url, test_set=flags.test_set, progress=True)
+    print(f"complete in {flags.out}: {', '.join(path.name for path in files)}")
+    print(f"next: python -m pipeline.shards build --source {flags.out} --out shards/ham10000")
 
 
 def download(

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pipeline.errors import DataError
 from pipeline.ham10000.camera import photograph
 from pipeline.ham10000.drawing import paint_lesion
+from pipeline.ham10000.flags import SynthesizeFlags
 from pipeline.ham10000.taxonomy import DX
 
 COUNTS: dict[str, int] = {
@@ -62,6 +63,13 @@ MISSING = 0.02
 
 FIRST_IMAGE = 24306
 """Number of the first image id, as in HAM10000."""
+
+
+def run(flags: SynthesizeFlags) -> None:
+    """Run the command."""
+    size = (flags.width, flags.height)
+    synthesize(flags.out, images=flags.images, seed=flags.seed, size=size, progress=True)
+    print(f"{flags.images} synthetic images in {flags.out}")
 
 
 def synthesize(

@@ -1,0 +1,25 @@
+"""The flags of ``python -m pipeline.shards duplicates``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class DuplicatesFlags:
+    """Find images of one lesion that are filed under different ids."""
+
+    source: Path
+    """Folder with the images and their metadata."""
+    out: Path = Path("duplicates.csv")
+    """Table of pairs to write; a contact sheet of the best new pairs goes beside it as .png."""
+    workers: int = 0
+    """Processes; 0: one per core."""
+    seed: int = 0
+    """Seed of the visual vocabulary."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative number of processes."""
+        if self.workers < 0:
+            raise DataError(f"--workers is {self.workers}; expected 0 or more")
