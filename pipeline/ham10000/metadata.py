@@ -39,6 +39,12 @@ MAX_AGE = 120
 MISSING = ("", "na", "nan", "n/a", "none", "null", UNKNOWN)
 SEX_SYNONYMS = {"f": "female", "m": "male"} | dict.fromkeys(MISSING, UNKNOWN)
 
+AGE_EDGES = (0, 30, 40, 50, 60, 70)
+"""Years at which an age band begins; the last band is open."""
+
+AGE_BANDS = ("0-29", "30-39", "40-49", "50-59", "60-69", "70+", UNKNOWN)
+"""Names of the age bands."""
+
 
 def read_metadata(source: Path) -> pd.DataFrame:
     """Return the checked metadata of the HAM10000 files in ``source``.
@@ -127,6 +133,12 @@ def parse_age(column: pd.Series, path: Path) -> pd.Series:
     wrong = ~missing & ~ages.between(0, MAX_AGE)
     _refuse(wrong, column, "age", f"years from 0 to {MAX_AGE}, or nothing", path)
     return ages
+
+
+def age_band(years: np.ndarray) -> np.ndarray:
+    """Return the ``AGE_BANDS`` name of each age; ``years`` is [N] float, NaN where missing."""
+    index = np.digitize(years, AGE_EDGES[1:])
+    return np.array(AGE_BANDS)[np.where(np.isnan(years), len(AGE_EDGES), index)]
 
 
 def _refuse(wrong: pd.Series, values: pd.Series, column: str, expected: str, path: Path) -> None:

@@ -1,10 +1,11 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.ham10000.metadata import COLUMNS, read_metadata
+from pipeline.ham10000.metadata import COLUMNS, age_band, read_metadata
 
 ROW = {
     "lesion_id": "HAM_1",
@@ -134,3 +135,9 @@ def test_real_metadata_has_the_published_counts(ham10000):
     assert (len(table), table["lesion_id"].nunique(), table["label"].sum()) == (10015, 7470, 1954)
     assert (table["age"].isna().sum(), (table["sex"] == "unknown").sum()) == (57, 57)
     assert (table["localization"] == "unknown").sum() == 234
+
+
+def test_ages_fall_into_the_band_that_begins_at_or_below_them():
+    years = np.array([0, 29.9, 30, 69, 70, 120, np.nan])
+    bands = ["0-29", "0-29", "30-39", "60-69", "70+", "70+", "unknown"]
+    assert age_band(years).tolist() == bands
