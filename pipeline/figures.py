@@ -1,16 +1,17 @@
-"""How everything drawn looks: colours, the font, contact sheets, saving a plot, data addresses.
+"""What all drawings share: colours, the font, plots as PNG, contact sheets and their cases.
 
     figure, (axes,) = blank(5, 5)
     save(figure, Path("roc.png"))
-    save_image(contact_sheet([Tile(picture, lines=("ISIC_1", "mel"))], "Cases"), Path("cases.png"))
+    rows = surest_mistakes(label, probability, threshold, count=24)
+    sheet = contact_sheet([Tile((pictures[row],), lines=(ids[row],)) for row in rows], "Mistakes")
+    save_image(sheet, Path("mistakes.png"))
 
-The four colours stay apart for colour-blind eyes; what a colour says is said by text or shape too.
+The four colours can be told apart by colour-blind readers, and no meaning rests on colour alone.
 """
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.errors import DataError
-from pipeline.files import staged
+from pipeline.files import write_file
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7B3F8C"
 GREY, INK = "#595959", "#1A1A1A"
@@ -46,14 +47,23 @@ def blank(width: float, height: float, columns: int = 1, **how: Any) -> tuple[Fi
     return figure, list(row)
 
 
+def png(drawing: Figure | Image.Image) -> bytes:
+    """Return a plot or a picture as PNG; equal drawings give equal bytes."""
+    out = io.BytesIO()
+    if isinstance(drawing, Figure):
+        drawing.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    else:
+        drawing.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole; equal figures give equal bytes.
+    """Write a plot as PNG, whole.
 
     Raises:
         DataError: it cannot be written.
     """
-    with _writing(path), staged(path) as hidden:
-        figure.savefig(hidden, format="png", dpi=DPI, metadata={"Software": None})
+    _write(path, png(figure))
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -62,29 +72,57 @@ def save_image(image: Image.Image, path: Path) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    with _writing(path), staged(path) as hidden:
-        image.save(hidden, format="PNG", optimize=True)
+    _write(path, png(image))
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a DataError that names the picture."""
+def _write(path: Path, data: bytes) -> None:
     try:
-        yield
+        write_file(path, data)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def smaller_png(path: Path) -> bytes:
-    """Return a plot's PNG with 64 colours, a third of the bytes, to be put into a page."""
-    out = io.BytesIO()
-    Image.open(path).convert("RGB").quantize(64).save(out, "PNG", optimize=True)
-    return out.getvalue()
+def smaller_png(data: bytes) -> bytes:
+    """Return a plot's PNG with 64 colours: a third of the bytes, for embedding in a page."""
+    return png(Image.open(io.BytesIO(data)).convert("RGB").quantize(64))
 
 
 def data_url(data: bytes, kind: str) -> str:
-    """Return an image's bytes (``kind``: png, webp) as an address that needs no file."""
+    """Return an image (``kind``: png, webp) as a data URL: a page then needs no file beside it."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+# -- which cases to show
+
+
+def confidence(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the distance from the threshold, [N]: 0 at it, 1 at either end of the scale."""
+    room = np.where(probability >= threshold, 1 - threshold, threshold)
+    return np.minimum(np.abs(probability - threshold) / np.maximum(room, 1e-12), 1)
+
+
+def surest_mistakes(
+    label: np.ndarray, probability: np.ndarray, threshold: float, count: int
+) -> np.ndarray:
+    """Return at most ``count`` rows that are decided wrongly, the most confident first.
+
+    Args:
+        label: [N] 0 benign, 1 malignant.
+        probability: [N] of malignant; malignant at or above ``threshold``.
+        threshold: 0-1.
+        count: rows at most.
+    """
+    wrong = np.flatnonzero((probability >= threshold) != (label == 1))
+    order = np.argsort(-confidence(probability, threshold)[wrong], kind="stable")
+    return wrong[order][:count]
+
+
+def draw_cases(label: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return ``count`` random rows, ascending, half of them malignant where there are enough."""
+    generator = np.random.default_rng(seed)
+    malignant, benign = (generator.permutation(np.flatnonzero(label == k)) for k in (1, 0))
+    chosen = malignant[: max(count // 2, count - len(benign))]
+    return np.sort(np.concatenate([chosen, benign[: count - len(chosen)]]))
 
 
 # -- contact sheets

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
+from pipeline.figures import draw_cases, surest_mistakes
+
 Pictures = Callable[[Sequence[str]], list[np.ndarray]]
 """Image ids to images ``[H, W, 3] uint8 0-255`` RGB, as they lie in the shards."""
 
@@ -74,7 +76,7 @@ def look_at(
     mistakes: tuple[Case, ...] = ()
     if pictures and count:
         table = facts_of(val, probability, called)
-        samples = cases(table, draw(label, count, seed), pictures)
+        samples = cases(table, draw_cases(label, count, seed), pictures)
         mistakes = cases(table, surest_mistakes(label, probability, threshold, count), pictures)
     fpr, tpr, _ = roc_curve(label, probability)
     precision, recall, _ = precision_recall_curve(label, probability)
@@ -107,29 +109,6 @@ def facts_of(val: pd.DataFrame, probability: np.ndarray, called: np.ndarray) -> 
             "site": val["localization"].to_numpy(),
         }
     )
-
-
-def draw(label: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return ``count`` rows (fewer where there are fewer), half of them malignant if possible."""
-    generator = np.random.default_rng(seed)
-    malignant, benign = (generator.permutation(np.flatnonzero(label == k)) for k in (1, 0))
-    half = max(count // 2, count - len(benign))
-    chosen = malignant[:half]
-    return np.sort(np.concatenate([chosen, benign[: count - len(chosen)]]))
-
-
-def surest_mistakes(
-    label: np.ndarray, probability: np.ndarray, threshold: float, count: int
-) -> np.ndarray:
-    """Return at most ``count`` wrong rows, the farthest from the threshold first.
-
-    The distance is measured as a share of what is possible on that side.
-    """
-    called = probability >= threshold
-    room = np.where(called, 1 - threshold, threshold)
-    distance = np.abs(probability - threshold) / np.maximum(room, 1e-12)
-    wrong = np.flatnonzero(called != (label == 1))
-    return wrong[np.argsort(-distance[wrong], kind="stable")][:count]
 
 
 def cases(table: pd.DataFrame, rows: np.ndarray, pictures: Pictures) -> tuple[Case, ...]:

@@ -18,11 +18,11 @@ from PIL import Image
 from sklearn.metrics import auc, average_precision_score, confusion_matrix, roc_curve
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pipeline.figures import surest_mistakes
 from pipeline.learning.stored_model import load_stored
 from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import open_shards
 from pipeline.tracking.tracker import KEPT_POINTS, Aside, Journal
-from pipeline.tracking.views import surest_mistakes
 from pipeline.tracking.wandb_run import open_run
 from pipeline.training.pace import advice
 

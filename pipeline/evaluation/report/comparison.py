@@ -17,8 +17,10 @@ from pipeline.evaluation.metrics.bootstrap import RESAMPLES
 from pipeline.evaluation.metrics.comparison import compare
 from pipeline.evaluation.metrics.summary import write_json
 from pipeline.evaluation.predictions import read
-from pipeline.evaluation.report.judgement import data_url, smaller_png, staged, template
+from pipeline.evaluation.report.judgement import staged
+from pipeline.evaluation.report.page import template
 from pipeline.evaluation.report.plots import GREY, blank, save, square
+from pipeline.figures import data_url, smaller_png
 
 LINES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#7B3F8C", ":"))
 """Colour and stroke of each report's curve."""
@@ -67,7 +69,7 @@ def write_comparison(
         save(curves(names, tables, metrics), folder / "roc.png")
         page = template("comparison.html.j2").render(
             summary=summary, names=NAMES, metrics=metrics,
-            image=data_url(smaller_png(folder / "roc.png"), "png"),
+            image=data_url(smaller_png((folder / "roc.png").read_bytes()), "png"),
             today=datetime.datetime.now(datetime.UTC).date().isoformat(),
         )  # fmt: skip
         (folder / "report.html").write_text(page, encoding="utf-8")

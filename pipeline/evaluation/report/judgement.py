@@ -6,7 +6,6 @@ metrics.json last, so what is found under the final name is complete.
     write_report(Path("reports/r34"), frame, metrics, subject, tiles)
 """
 
-import base64
 import datetime
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -23,8 +21,10 @@ from pipeline.evaluation.metrics.summary import CLASSES, write_json
 from pipeline.evaluation.report import group_plots, plots
 from pipeline.evaluation.report.data_card import FURTHER, HEADLINES, Subject, baselines, model_card
 from pipeline.evaluation.report.gallery import choose, confidence, sample, surest_mistakes
-from pipeline.evaluation.report.pictures import as_webp, smaller_png
+from pipeline.evaluation.report.page import template
+from pipeline.evaluation.report.pictures import as_webp
 from pipeline.evaluation.report.sheets import Tile, sheet
+from pipeline.figures import data_url, smaller_png
 from pipeline.ham10000.taxonomy import DX, DX_NAMES
 
 SAMPLED = 12
@@ -149,11 +149,6 @@ def tile(row: dict, shown: Shown, *, overlay: bool) -> Tile:
     )
 
 
-def data_url(data: bytes, kind: str) -> str:
-    """Bytes as an address that needs no file beside the page."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
 def cases(
     frame: pd.DataFrame, threshold: float, shown: dict[int, Shown], rows: np.ndarray
 ) -> list[dict]:
@@ -202,8 +197,11 @@ def render(
         further=figure_rows(metrics, FURTHER),
         baselines=baselines(metrics),
         card=model_card(subject, metrics),
-        images={p.stem: data_url(smaller_png(p), "png") for p in sorted(folder.glob("*.png"))
-                if p.stem not in ("sample_predictions", "misclassified")},
+        images={
+            p.stem: data_url(smaller_png(p.read_bytes()), "png")
+            for p in sorted(folder.glob("*.png"))
+            if p.stem not in ("sample_predictions", "misclassified")
+        },
         galleries={
             kind: cases(frame, metrics["threshold"], shown, rows)
             for kind, rows in chosen.items()
@@ -244,20 +242,3 @@ def findings(metrics: dict) -> list[str]:
                 f"({low:.1%} to {top:.1%}; {entry['errors']} of {entry['n']})"
             )
     return found
-
-
-def template(name: str) -> jinja2.Template:
-    """A template of this package; what goes into it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent.parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["figure"] = lambda v, digits=3: "–" if v is None else f"{v:.{digits}f}"
-    environment.filters["ci"] = lambda ci, digits=3: (
-        f"{ci[0]:.{digits}f} to {ci[1]:.{digits}f}" if ci else "–"
-    )
-    environment.filters["thousands"] = lambda v: f"{v:,}"
-    return environment.get_template(name)

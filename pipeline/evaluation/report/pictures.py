@@ -6,14 +6,11 @@
 A reader maps the place of a sample in the split's table to its JPEG bytes.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 Reader = Callable[[int], bytes]
 
@@ -61,10 +58,3 @@ def as_webp(picture: np.ndarray, quality: int = 68) -> bytes:
     )
     assert ok
     return data.tobytes()
-
-
-def smaller_png(path: Path) -> bytes:
-    """A plot's PNG with 64 colours instead of millions: a third of the bytes, for the report."""
-    out = io.BytesIO()
-    Image.open(path).convert("RGB").quantize(64).save(out, "PNG", optimize=True)
-    return out.getvalue()
