@@ -6,9 +6,15 @@
     accelerate launch --config_file accelerate_config.yaml train.py --run-dir runs/r34
     python train.py --weights none --image-size 96               # one process, no launcher
 
-The same command again goes on where it was. Exit codes: 0 done, 2 a mistake that you can mend,
-143 after SIGTERM and 130 after Ctrl-C (saved both times).
+The same command again resumes. Exit codes: 0 done, 2 a mistake that you can mend, 143 after
+SIGTERM and 130 after Ctrl-C (saved both times).
 """
+
+from pipeline.cli import guard, parse
+from pipeline.training.flags import TrainFlags
+
+if __name__ == "__main__":  # flags first: --help and a typo answer before torch is imported
+    FLAGS = parse(TrainFlags)
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +23,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from pipeline.cli import guard, parse
+from pipeline.files import reach
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.learning_rate import momentum_at, rate_factor
 from pipeline.learning.optimizers import set_rate
@@ -28,71 +34,70 @@ from pipeline.loading.portable import decode_rgb
 from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import Split, ensure_intact, open_shards
 from pipeline.shards.storage.object_store import cached
+from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.finish import finish
-from pipeline.training.flags import TrainConfig
-from pipeline.training.pace import Pace, Watch
+from pipeline.training.pace import Pace
 from pipeline.training.processes import Interrupted, make_accelerator, set_threads
 from pipeline.training.run import Run
-from pipeline.training.setup import prepare
+from pipeline.training.setup import set_up
 
 
-def main() -> None:
+def main(flags: TrainFlags) -> None:
     """Set up, train, finish."""
-    config = parse(TrainConfig, about="Train a classifier on packed shards.")
-    accelerator = make_accelerator(config.mixed_precision)
-    threads = set_threads(config.threads, accelerator)
+    accelerator = make_accelerator(flags.optimisation.mixed_precision)
+    threads = set_threads(flags.data.threads, accelerator)
 
-    # -- data: one process of a machine looks first, so that it fetches and reads every byte alone
+    # -- shards: one process of a machine goes first, so that it alone fetches and reads every byte
     with accelerator.local_main_process_first():
-        shards = open_shards(cached(config.shards, config.cache))
+        shards = open_shards(cached(flags.data.shards, flags.data.cache))
         ensure_intact(shards.root, ["train", "val"])
-    require_diagnoses(config.task, shards.manifest.labels, config.shards)
-    train_split, val_split = (shards.split(name, fold=config.fold) for name in ("train", "val"))
+    require_diagnoses(flags.model.task, shards.manifest.labels, flags.data.shards)
+    train, val = (shards.split(name, fold=flags.data.fold) for name in ("train", "val"))
 
-    # -- model, loss, optimizer, tracker, and where an earlier run of this command got to
-    run = prepare(
-        config,
+    # -- model, loss, optimizer, tracker, and the state of an earlier start of this command
+    run, epoch_end = set_up(
+        flags,
         accelerator,
-        train=train_split.samples,
-        val=val_split.samples,
+        train=train.samples,
+        val=val.samples,
         manifest=shards.root / "manifest.json",
         manifest_sha256=shards.manifest_sha256,
         threads=threads,
-        pictures=pictures_of(val_split),
+        pictures=pictures_of(val),
     )
 
     # -- loaders: they stay out of accelerator.prepare, which would do nothing for them
     common = {
-        "backend": config.backend,
-        "image_size": config.image_size,
-        "batch_size": config.batch_size,
+        "backend": flags.data.backend,
+        "image_size": flags.data.image_size,
+        "batch_size": flags.data.batch_size,
         "rank": accelerator.process_index,
         "world_size": accelerator.num_processes,
         "device": accelerator.device,
-        "seed": config.seed,
+        "seed": flags.run.seed,
         "threads": threads,
     }
     train_loader = make_loader(
-        train_split,
+        train,
         phase="train",
-        augment=config.augment,
-        balance=config.balance,
-        balance_by=config.task,
-        mixup=config.mixup,
-        cutmix=config.cutmix,
+        augment=flags.regularisation.augment,
+        balance=flags.imbalance.balance,
+        balance_by=flags.model.task,
+        mixup=flags.regularisation.mixup,
+        cutmix=flags.regularisation.cutmix,
         **common,
     )
-    val_loader = make_loader(val_split, phase="eval", **common)
+    val_loader = make_loader(val, phase="eval", **common)
     plain_train_loader = None
-    if config.refit_head != "none":
-        plain_train_loader = make_loader(train_split, phase="eval", **common)
+    if flags.imbalance.refit_head != "none":
+        plain_train_loader = make_loader(train, phase="eval", **common)
 
-    # -- the epochs
+    # -- epochs
     try:
         while not run.complete():
             train_epoch(run, train_loader)
-            validate(run, val_loader)
-        finish(run, val_loader, plain_train_loader)
+            validate(run, epoch_end, val_loader)
+        finish(run, epoch_end, val_loader, plain_train_loader, train.samples)
         run.close("done")
     except Interrupted:
         run.save()
@@ -101,30 +106,31 @@ def main() -> None:
 
 
 def train_epoch(run: Run, loader: Loader) -> None:
-    """Train from where the progress stands to the end of its epoch."""
-    config, state, progress = run.config, run.state, run.state.progress
+    """Train from the present position to the end of its epoch."""
+    flags, state, progress = run.flags.optimisation, run.state, run.state.progress
     if progress.batch == 0:
-        state.begin_epoch(config.seed)
+        state.begin_epoch(run.flags.run.seed)
     state.network.train()
     run.frozen.enter(progress.epoch)
-    run.pace, watch = Pace(), Watch()
+    run.pace = Pace()
     left = loader.batches_per_epoch - progress.batch
     batches = loader.epoch(progress.epoch, start=progress.batch) if left else ()
 
-    with run.bar(left) as bar:
-        for window in windows(run.pace.waiting(batches), config.accumulate):
-            # -- the rate is a function of how far we are: there is nothing of it to restore
-            reached = progress.epoch + progress.batch / loader.batches_per_epoch
-            shape = {"epochs": config.epochs, "warmup": config.warmup}
-            lr = config.lr * rate_factor(config.schedule, reached, **shape)
-            lr *= progress.plateau.factor
-            set_rate(state.optimizer, lr, momentum_at(config.schedule, reached, **shape))
+    with run.progress_bar(left) as bar:
+        for window in windows(run.pace.waiting(batches), flags.accumulate):
+            # -- learning rate: a function of the position, so a resume has nothing to restore
+            position = progress.epoch + progress.batch / loader.batches_per_epoch
+            shape = {"epochs": flags.epochs, "warmup": flags.warmup}
+            lr = flags.lr * rate_factor(flags.schedule, position, **shape) * progress.plateau.factor
+            set_rate(state.optimizer, lr, momentum_at(flags.schedule, position, **shape))
 
             # -- gradients, then one step
-            watch.add(progress.step, lr, backward(run, window), window)
+            loss = backward(run, window)
+            run.losses.add(progress.step, lr, loss, window)
+            reach("step", progress.step + 1)
             run.frozen.drop_gradients(progress.epoch)
-            if config.clip_norm:
-                run.accelerator.clip_grad_norm_(state.model.parameters(), config.clip_norm)
+            if flags.clip_norm:
+                run.accelerator.clip_grad_norm_(state.model.parameters(), flags.clip_norm)
             state.optimizer.step()
             state.optimizer.zero_grad()
             progress.step += 1
@@ -133,19 +139,19 @@ def train_epoch(run: Run, loader: Loader) -> None:
             if state.average:
                 state.average.update(progress.step)
 
-            # -- look up: a GPU sync, hence not at every step there
+            # -- reads the loss (GPU sync), so only every N steps there
             bar.update(run.images_in(window))
-            if progress.step % run.look_every == 0:
-                run.log_step(bar, watch.look(), lr)
+            if progress.step % run.read_every == 0:
+                run.log_step(bar, lr)
                 run.save_if_due()
-    watch.look()  # a loss that is not finite must not reach a checkpoint
+    run.losses.read()  # a loss that is not finite must not reach a checkpoint
 
 
 def backward(run: Run, window: list[Batch]) -> torch.Tensor:
     """Add up the gradients of a window of batches; return the window's mean loss on this rank.
 
     The loss is the weighted mean over the window on all ranks: sum(w * loss) / sum(w), with one
-    sum(w) for all. A mean of the ranks' means would count a sample by the company it is in.
+    sum(w) for all. A mean of the ranks' means would weight samples by their rank's class mix.
     """
     accelerator, network, criterion = run.accelerator, run.state.network, run.criterion
     targets = [run.targets(batch) for batch in window]
@@ -161,7 +167,7 @@ def backward(run: Run, window: list[Batch]) -> torch.Tensor:
             # DDP takes the mean over ranks; times their number makes it the sum
             accelerator.backward(weighted * (accelerator.num_processes / total))
         loss_sum += weighted.detach()
-        run.count(logits.detach(), target[0])
+        run.state.count(logits.detach(), target[0])
     run.state.sums[:2] += torch.stack([loss_sum, weight])
     return loss_sum / weight
 
@@ -173,9 +179,9 @@ def windows(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield window
 
 
-def validate(run: Run, loader: Loader) -> None:
-    """Judge the network on the validation split and close the epoch with what came out."""
-    run.state.agree_on_statistics()
+def validate(run: Run, epoch_end: EpochEnd, loader: Loader) -> None:
+    """Predict the validation split and close the epoch with the result."""
+    run.state.broadcast_statistics()
     predictions = predict_logits(
         run.state.judged,
         run.until_interrupted(loader.epoch(0)),
@@ -183,15 +189,15 @@ def validate(run: Run, loader: Loader) -> None:
         progress="validating",
         total=loader.batches_per_epoch,
     )
-    run.close_epoch(run.in_order(predictions))
+    epoch_end.close(predictions)
 
 
 def pictures_of(split: Split) -> Callable[[Sequence[str]], list[np.ndarray]]:
     """Return how to get images of a split by id, [H, W, 3] uint8 0-255, for the tracker."""
     samples = Samples(split)
-    place = {image_id: number for number, image_id in enumerate(samples.image_ids)}
-    return lambda ids: [decode_rgb(samples.read(place[image_id])) for image_id in ids]
+    row_of = {image_id: row for row, image_id in enumerate(samples.image_ids)}
+    return lambda ids: [decode_rgb(samples.read(row_of[image_id])) for image_id in ids]
 
 
 if __name__ == "__main__":
-    guard(main)
+    guard(lambda: main(FLAGS))

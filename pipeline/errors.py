@@ -7,8 +7,11 @@ commands print it without a traceback and leave with exit code 2 (see ``pipeline
 import sys
 
 
-class DataError(ValueError):
-    """Input that cannot be used: damaged, missing, contradictory, or of another format."""
+class DataError(Exception):
+    """Input that cannot be used: damaged, missing, contradictory, or of another format.
+
+    No ValueError, so that tyro does not turn it into a box of its own.
+    """
 
 
 def warn(message: str) -> None:

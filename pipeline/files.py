@@ -30,9 +30,9 @@ watchers: list[Callable[[str, str], None]] = []
 def reach(moment: str, what: object) -> None:
     """Tell ``watchers`` that a moment has come: the seam at which a test kills this process.
 
-    Moments here, each just before the act, ``what`` being the final path: "sync" (content is
-    written, not yet flushed), "rename" (to the final name), "replace" (the old folder is moved
-    aside next). Training adds "step", "validation" and others; see ``pipeline.training``.
+    Moments here, ``what`` being the final path: "sync" (content is written, not yet flushed),
+    "rename" (to the final name, next), "replace" (the old folder is aside, the new one has no name
+    yet). Training adds "batch", "step" and "validation", ``what`` being a number.
     """
     for watcher in watchers:
         watcher(moment, str(what))
@@ -106,8 +106,8 @@ def staged_folder(final: Path) -> Iterator[Path]:
         sync(hidden)
         if final.exists():
             shutil.rmtree(old, ignore_errors=True)
-            reach("replace", final)
             final.rename(old)
+            reach("replace", final)
         reach("rename", final)
         hidden.rename(final)
     except BaseException:

@@ -44,7 +44,7 @@ def make_space(options: Options) -> Space:
     """Return what is searched; every choice has gone through train.py's own parser then."""
     config = train_config(options, [])
     space = search_space.read_space(options.space) if options.space else None
-    space = space or search_space.default_space(config.optimizer)
+    space = space or search_space.default_space(config.optimisation.optimizer)
     space = search_space.choose_space(space, only=options.only, fixed=options.fixed)
     own = [name for name in space if f"--{name}" in OWN]
     if own:

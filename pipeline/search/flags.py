@@ -13,7 +13,7 @@ import tyro
 
 from pipeline.cli import parse
 from pipeline.errors import DataError
-from pipeline.training.flags import TrainConfig
+from pipeline.training.flags import TrainFlags
 
 OWN = ("--shards", "--run-dir", "--resume", "--epochs")
 """Flags of train.py that the search gives itself."""
@@ -88,10 +88,10 @@ class Options:
         return (*self.fixed, *epochs)
 
 
-def train_config(options: Options, words: list[str]) -> TrainConfig:
+def train_config(options: Options, words: list[str]) -> TrainFlags:
     """Read a trial's flags as train.py would; a mistake in them ends the search at once."""
     argv = ["--shards", options.shards, *words, *options.every]
-    return parse(TrainConfig, about="Flags of a trial, as train.py takes them.", argv=argv)
+    return parse(TrainFlags, about="Flags of a trial, as train.py takes them.", argv=argv)
 
 
 def starter(command: str) -> list[str]:

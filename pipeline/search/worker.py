@@ -149,7 +149,7 @@ class Search:
             trial,
             folder,
             lease=search_lease.Lease(**trial.user_attrs[ATTRIBUTE]),
-            epochs=train_config(self.options, words).epochs,
+            epochs=train_config(self.options, words).optimisation.epochs,
             heartbeat=self.options.heartbeat,
             grace=self.options.grace,
         )

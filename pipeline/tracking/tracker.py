@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from pipeline.errors import warn
+from pipeline.tracking.flags import TrackerName
 from pipeline.tracking.views import Views
-from pipeline.training.flags import TrainConfig
 
 Point = dict[str, Any]
 """Numbers by name, "samples" among them: images trained on, over all processes and epochs."""
@@ -174,10 +174,14 @@ class Journal:
 
 
 def make_tracker(
-    config: TrainConfig,
+    kind: TrackerName,
     *,
+    run_dir: Path,
     run_id: str,
-    facts: dict[str, Any],
+    config: dict[str, Any],
+    group: str,
+    tags: tuple[str, ...],
+    notes: str,
     manifest: Path,
     points: Sequence[Point],
     main: bool,
@@ -185,46 +189,44 @@ def make_tracker(
     """Return the tracker of this process.
 
     Args:
-        config: the flags.
-        run_id: kept in the checkpoints, so that a resumed run goes on in the same curves.
-        facts: what the flags came to: versions, hardware, digests.
+        kind: which.
+        run_dir: RUN.
+        run_id: of the W&B run; the same after a resume, so that curves are continued.
+        config: flags, versions, hardware, digests.
+        group: of this run and of the reports on it.
+        tags: W&B tags.
+        notes: W&B notes.
         manifest: the shards' manifest.json.
         points: the latest ones of earlier starts.
         main: whether this is rank 0; others keep nothing.
     """
     if not main:
         return NullTracker()
-    everything = {**config.flags(), **facts}
 
     def wandb() -> Tracker:
         from pipeline.tracking.wandb_run import WandbTracker, open_run
 
         run = open_run(
-            config.run_dir,
-            mode=config.wandb,
+            run_dir,
+            mode="auto",
             run_id=run_id,
-            config=everything,
-            group=group_of_run(config),
-            job_type=config.job_type,
-            tags=config.tags,
-            notes=config.notes,
+            config=config,
+            group=group,
+            job_type="train",
+            tags=tags,
+            notes=notes,
         )
-        return WandbTracker(run, config.run_dir, manifest) if run else NullTracker()
+        return WandbTracker(run, run_dir, manifest) if run else NullTracker()
 
     def tensorboard() -> Tracker:
         from pipeline.tracking.tensorboard import TensorBoard
 
         first = points[0]["samples"] if points else 0
-        return TensorBoard(config.run_dir, config=everything, first=first)
+        return TensorBoard(run_dir, config=config, first=first)
 
-    kinds: dict[Literal["wandb", "tensorboard", "none"], Callable[[], Tracker]] = {
+    kinds: dict[TrackerName, Callable[[], Tracker]] = {
         "wandb": wandb,
         "tensorboard": tensorboard,
         "none": NullTracker,
     }
-    return Aside(kinds[config.tracker])
-
-
-def group_of_run(config: TrainConfig) -> str:
-    """Return the group that this run and the reports on it are filed under."""
-    return config.group or config.run_dir.resolve().name
+    return Aside(kinds[kind])

@@ -25,6 +25,10 @@ CURVE_POINTS = 500
 """Corners of a curve that are kept at most, both ends among them."""
 
 
+LOGGED_IMAGES = 32
+"""Images in the table of predictions, and at most in the gallery of mistakes."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One image and what was said of it."""
@@ -57,8 +61,8 @@ def look_at(
     threshold: float,
     *,
     pictures: Pictures | None,
-    count: int,
     seed: int,
+    count: int = LOGGED_IMAGES,
 ) -> Views:
     """Return what a validation has to show.
 

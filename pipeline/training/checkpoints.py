@@ -1,14 +1,16 @@
-"""Checkpoints on disk: published whole, listed with hashes, passed over when damaged.
+"""Checkpoints and the best model on disk: published by one rename, listed with hashes.
 
-    RUN/checkpoints/step-00001234/checkpoint.json   how far, how many processes, size and sha256
-                                  state.pt          what a resume needs beside the model
+    RUN/checkpoints/step-00001234/checkpoint.json   progress, processes, size and sha256 of files
+                                  state.pt          optimizer, random numbers, history, ...
                                   model.safetensors, model.json, training_samples.csv
     RUN/best -> RUN/best-step-00001234              the model to use: the last three files
 
-Only rank 0 comes here. A kill at any moment leaves every published folder whole.
+    checkpoint = read_checkpoint(Path("runs/r34/checkpoints/step-00001234"))   # verified
+    state.restore(checkpoint.state())
+
+Only rank 0 calls what is here. A kill at any moment leaves every published folder whole.
 """
 
-import hashlib
 import io
 import json
 import shutil
@@ -21,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import DataError, warn
-from pipeline.files import point, publish_folder, sha256_of
+from pipeline.files import point, publish_folder, sha256, sha256_of
 from pipeline.learning.stored_model import WEIGHTS
 
 FORMAT_VERSION = 1
@@ -37,47 +39,44 @@ class Checkpoint:
     folder: Path
     """RUN/checkpoints/step-XXXXXXXX."""
     epoch: int
-    """Whole epochs before it."""
+    """Completed epochs."""
     batch: int
-    """Batches per process of the epoch after them; 0 at an epoch's boundary."""
+    """Completed batches per process of the epoch after them; 0 at an epoch's boundary."""
     step: int
-    """Optimizer steps before it."""
+    """Optimizer steps."""
     processes: int
-    """How many wrote it."""
+    """Number of processes that wrote it."""
 
     def state(self) -> dict[str, Any]:
-        """Return what ``write_checkpoint`` was given."""
+        """Return what ``write_checkpoint`` was given, tensors on the CPU."""
         state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
         return {**state, "average": load_file(self.folder / WEIGHTS)}
 
 
 def write_checkpoint(
     run_dir: Path,
-    state: dict[str, Any],
+    state: Mapping[str, Any],
     model_files: Mapping[str, bytes],
     *,
     keep: int,
-    **about: int,
+    **progress: int,
 ) -> bool:
-    """Publish a checkpoint and prune older ones; a full disk costs a warning and this one only.
+    """Publish a checkpoint and delete the oldest; return False, with a warning, on a full disk.
 
     Args:
         run_dir: RUN.
-        state: what ``TrainingState.capture`` returned.
-        model_files: of the stored model.
-        keep: how many checkpoints stay.
-        about: epoch, batch, step and processes.
+        state: what ``TrainingState.capture`` returned, and flags and manifest.
+        model_files: content of the stored model's files by name.
+        keep: number of checkpoints that stay.
+        progress: epoch, batch, step and processes.
     """
     buffer = io.BytesIO()
     torch.save({**state, "average": None}, buffer)  # those weights are in model.safetensors
     files = {STATE: buffer.getvalue(), **model_files}
-    listed = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in files.items()
-    }
-    contents = {"format_version": FORMAT_VERSION, **about, "files": listed}
+    listed = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()}
+    contents = {"format_version": FORMAT_VERSION, **progress, "files": listed}
     files[LIST] = (json.dumps(contents, indent=2) + "\n").encode()
-    folder = run_dir / "checkpoints" / f"step-{about['step']:08d}"
+    folder = run_dir / "checkpoints" / f"step-{progress['step']:08d}"
     try:
         publish_folder(folder, files)
     except OSError as error:
@@ -89,11 +88,11 @@ def write_checkpoint(
 
 
 def write_best(run_dir: Path, step: int, model_files: Mapping[str, bytes]) -> bool:
-    """Publish the best model so far and let RUN/best point to it; say whether it is there."""
+    """Publish the best model so far and point RUN/best to it; return False on a full disk."""
     name = f"best-step-{step:08d}"
-    taken = (run_dir / "best").resolve().name
-    # a folder that RUN/best points to is never replaced in place: a replayed epoch gets a twin
-    folder = run_dir / (name if taken != name else f"{name}-again")
+    # the folder that RUN/best points to is not replaced in place, so that the link never dangles
+    taken = (run_dir / "best").resolve().name == name
+    folder = run_dir / (f"{name}-again" if taken else name)
     try:
         publish_folder(folder, model_files)
         point(run_dir / "best", folder)
@@ -112,83 +111,25 @@ def step_folders(run_dir: Path) -> list[Path]:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Return the checkpoint in ``folder`` after checking the size and hash of every file.
+    """Return the checkpoint in ``folder`` after checking size and hash of every file.
 
     Raises:
         DataError: saying what is damaged.
     """
     try:
         listed = json.loads((folder / LIST).read_text())
-        files, version = listed["files"], listed["format_version"]
-        numbers = {name: int(listed[name]) for name in ("epoch", "batch", "step", "processes")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version = listed["format_version"]
+        files = {n: (int(f["bytes"]), str(f["sha256"])) for n, f in listed["files"].items()}
+        progress = {name: int(listed[name]) for name in ("epoch", "batch", "step", "processes")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: {LIST} is missing or damaged ({error!r})") from error
     if version != FORMAT_VERSION:
         raise DataError(f"{folder}: format version {version}, expected {FORMAT_VERSION}")
-    for name, expected in files.items():
+    for name, (size, digest) in files.items():
         path = folder / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != expected["bytes"]:
-            raise DataError(f"{path}: expected {expected['bytes']} bytes, found {size}")
-        if sha256_of(path) != expected["sha256"]:
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            raise DataError(f"{path}: expected {size} bytes, found {found}")
+        if sha256_of(path) != digest:
             raise DataError(f"{path}: damaged: its sha256 is not the one in {LIST}")
-    return Checkpoint(folder, **numbers)
-
-
-def find_checkpoint(run_dir: Path, resume: str, *, processes: int) -> Checkpoint | None:
-    """Return where to start, or None for the beginning.
-
-    Args:
-        run_dir: RUN.
-        resume: "auto", or the path of a checkpoint.
-        processes: of this launch. A checkpoint of another number serves at an epoch's boundary
-            only, because positions within an epoch mean something else.
-    """
-    candidates = step_folders(run_dir) if resume == "auto" else [Path(resume)]
-    inside: list[Checkpoint] = []
-    for folder in candidates:
-        try:
-            found = read_checkpoint(folder)
-        except DataError as error:
-            if resume != "auto":
-                raise
-            warn(f"checkpoint passed over: {error}")
-            continue
-        if found.processes == processes:
-            return found
-        if found.batch == 0:
-            warn(
-                f"resuming on {processes} process(es) what {found.processes} began: from the "
-                f"boundary after epoch {found.epoch} ({found.folder.name}); the global batch "
-                f"changes by {processes}/{found.processes} unless --batch-size does"
-            )
-            return found
-        inside.append(found)
-    if inside:
-        first = inside[0]
-        raise DataError(
-            f"{first.folder}: written by {first.processes} process(es) in the middle of epoch "
-            f"{first.epoch + 1}, and no checkpoint at an epoch's boundary is left; start "
-            f"{first.processes} process(es) again, or begin anew with --resume never"
-        )
-    return None
-
-
-def drop_after(run_dir: Path, step: int) -> None:
-    """Remove checkpoints beyond ``step``: damaged, or of a course that is left now."""
-    for folder in step_folders(run_dir):
-        if int(folder.name.removeprefix("step-")) > step:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def move_aside(run_dir: Path) -> Path | None:
-    """Move what an earlier run left in RUN into RUN/before-N; return that folder, if any."""
-    found = [p for p in run_dir.glob("*") if not p.name.startswith("before-")]
-    if not found:
-        return None
-    number = 1 + sum(1 for _ in run_dir.glob("before-*"))
-    aside = run_dir / f"before-{number}"
-    aside.mkdir()
-    for path in found:
-        path.rename(aside / path.name)
-    return aside
+    return Checkpoint(folder, **progress)

@@ -1,7 +1,6 @@
-"""What an epoch has come to: metrics of the validation split, the tables, the curves.
+"""An epoch's figures: metrics of the validation split, history.csv, timing.csv, curves.png.
 
 ``history.csv`` holds only what a rerun must reproduce; seconds and images/s are in ``timing.csv``.
-Both are written whole beside and renamed, so that a kill leaves the old or the new one.
 """
 
 from collections.abc import Sequence
@@ -13,20 +12,33 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
+from pipeline import figures
+from pipeline.files import write_file
 from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
+from pipeline.learning.flags import Task
 from pipeline.learning.probability import malignant_probability
 
 Row = dict[str, Any]
 """One line of a table, by column."""
 
+PANELS = {
+    "loss": ["train_loss", "val_loss"],
+    "accuracy": ["train_accuracy", "val_accuracy", "val_balanced_accuracy"],
+    "ROC-AUC, PR-AUC": ["val_roc_auc", "val_pr_auc"],
+    "at the fitted threshold": ["val_sensitivity", "val_specificity"],
+    "learning rate": ["lr"],
+    "images/s": ["images_per_second"],
+}
+"""Columns of each panel of curves.png."""
 
-def validation_metrics(logits: np.ndarray, dx_index: np.ndarray, task: str) -> dict[str, float]:
-    """Return the metrics of one validation, at threshold 0.5 where one is needed.
+
+def validation_metrics(logits: np.ndarray, dx_index: np.ndarray, task: Task) -> dict[str, float]:
+    """Return the metrics of one validation, at a probability of 0.5 where one is needed.
 
     Args:
         logits: float [N, K].
-        dx_index: int [N], 0 to 6.
-        task: "binary" or "dx"; the latter adds the seven-way metrics.
+        dx_index: int [N], index of each diagnosis in the taxonomy.
+        task: "dx" adds the metrics of the seven classes.
     """
     malignant = np.asarray(DX_IS_MALIGNANT)[dx_index]
     probability = malignant_probability(logits, task)
@@ -63,10 +75,8 @@ def decided_metrics(
 
 
 def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Write ``rows`` as CSV under ``path``, in one rename; floats read back exactly."""
-    beside = path.with_name(f".{path.name}.partial")
-    pd.DataFrame(list(rows)).to_csv(beside, index=False, lineterminator="\n")
-    beside.replace(path)
+    """Write ``rows`` as CSV; floats read back exactly."""
+    write_file(path, pd.DataFrame(list(rows)).to_csv(index=False, lineterminator="\n"))
 
 
 def epoch_line(row: Row, timing: Row, *, epochs: int, best: bool) -> str:
@@ -84,20 +94,10 @@ def draw_curves(path: Path, rows: Sequence[Row], timing: Sequence[Row]) -> None:
     """Draw losses, metrics, speed and learning rate over the epochs, as PNG."""
     table = pd.DataFrame(list(rows)).merge(pd.DataFrame(list(timing)), on="epoch")
     figure = Figure(figsize=(15, 7), layout="constrained")
-    panels = {
-        "loss": ["train_loss", "val_loss"],
-        "accuracy": ["train_accuracy", "val_accuracy", "val_balanced_accuracy"],
-        "ROC-AUC, PR-AUC": ["val_roc_auc", "val_pr_auc"],
-        "at the fitted threshold": ["val_sensitivity", "val_specificity"],
-        "learning rate": ["lr"],
-        "images/s": ["images_per_second"],
-    }
-    for axes, (title, columns) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
+    for axes, (title, columns) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
         for column in columns:
             axes.plot(table["epoch"], table[column], marker=".", label=column)
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.legend()
-    beside = path.with_name(f".{path.name}.partial")
-    figure.savefig(beside, format="png", dpi=110)
-    beside.replace(path)
+    figures.save(figure, path)

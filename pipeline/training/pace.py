@@ -1,33 +1,39 @@
-"""Watching a training without slowing it: losses looked at now and then, time spent waiting."""
+"""Losses and pace of an epoch, kept without slowing it: read now and then, not at every step."""
 
 import math
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.errors import DataError
+from pipeline.files import reach
+from pipeline.loading.batch import Batch
+
+WAITING_LIMIT = 0.1
+"""Share of an epoch's time spent waiting for data above which advice is printed."""
 
 
-class Watch:
-    """Keeps the losses of the steps since the last look, on the device, with what made them."""
+class PendingLosses:
+    """Losses of the steps since the last read, left on the device, with their images."""
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
+        """Start empty."""
         self.pending: list[tuple[int, float, Tensor, tuple[str, ...]]] = []
+        self.read_means: list[float] = []
+        """Means of the reads since the last tracked point."""
 
-    def add(self, step: int, lr: float, loss: Tensor, window: list[Any]) -> None:
-        """Remember a step: its number, rate, loss (left on the device) and batches."""
+    def add(self, step: int, lr: float, loss: Tensor, window: list[Batch]) -> None:
+        """Keep a step's number, learning rate, loss and image ids."""
         ids = tuple(image_id for batch in window for image_id in batch.image_ids)
         self.pending.append((step, lr, loss, ids))
 
-    def look(self) -> float:
-        """Return the mean loss since the last look; forces a GPU sync.
+    def read(self) -> float:
+        """Return the mean loss since the last read, nan without a step; forces a GPU sync.
 
         Raises:
-            DataError: where a loss is not finite, with the step, the rate and the images.
+            DataError: a loss is not finite; the message names step, learning rate and images.
         """
         if not self.pending:
             return math.nan
@@ -40,66 +46,67 @@ class Watch:
                     "--clip-norm 1, use --mixed-precision no, or look at those images"
                 )
         self.pending.clear()
-        return sum(losses) / len(losses)
+        self.read_means.append(sum(losses) / len(losses))
+        return self.read_means[-1]
+
+    def mean_for_point(self) -> float:
+        """Return the mean of the reads since the last tracked point, and start anew."""
+        mean = sum(self.read_means) / len(self.read_means)
+        self.read_means.clear()
+        return mean
 
 
 class Pace:
-    """Seconds and images of an epoch, and how much of it was waiting for data."""
+    """Seconds and images of an epoch, and the share of its time spent waiting for data."""
 
     def __init__(self) -> None:
         """Start the clock."""
         self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
-        self.looked = (self.start, 0.0, 0)
+        self.last_look = (self.start, 0.0, 0)
         """Clock, seconds waited and images at the last look."""
 
-    def waiting(self, batches: Iterable[Any]) -> Iterator[Any]:
+    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield ``batches``, counting images and the time that ``next`` takes on the host."""
         iterator = iter(batches)
         while True:
             asked = time.perf_counter()
+            reach("batch", self.images)
             batch = next(iterator, None)
             self.waited += time.perf_counter() - asked
             if batch is None:
                 return
-            self.images += len(batch.image_ids)
+            self.images += len(batch)
             yield batch
 
     @property
-    def share(self) -> float:
-        """Share of the epoch so far that was waiting."""
+    def waiting_share(self) -> float:
+        """Share of the epoch so far that was spent waiting."""
         return self.waited / (time.perf_counter() - self.start)
 
     def look(self, processes: int) -> dict[str, float]:
         """Return images/s of all processes and the share of time waiting, since the last look."""
         now = (time.perf_counter(), self.waited, self.images)
-        seconds, waited, images = (new - old for new, old in zip(now, self.looked, strict=True))
-        self.looked = now
-        return rates(seconds, waited, images * processes)
+        seconds, waited, images = (new - old for new, old in zip(now, self.last_look, strict=True))
+        self.last_look = now
+        return _rates(seconds, waited, images * processes)
 
-    def stop(self, processes: int) -> dict[str, float]:
-        """Return seconds, images/s of all processes, and the share of time waiting."""
+    def total(self, processes: int) -> dict[str, float]:
+        """Return seconds, images/s of all processes and the share of time waiting, of the epoch."""
         seconds = time.perf_counter() - self.start
-        return {
-            "seconds": round(seconds, 3),
-            **rates(seconds, self.waited, self.images * processes),
-        }
+        rates = _rates(seconds, self.waited, self.images * processes)
+        return {"seconds": round(seconds, 3), **rates}
 
 
-def rates(seconds: float, waited: float, images: float) -> dict[str, float]:
-    """Return images/s and the share of ``seconds`` that was waiting."""
+def _rates(seconds: float, waited: float, images: float) -> dict[str, float]:
     return {
         "images_per_second": round(images / seconds, 1),
         "waiting_share": round(waited / seconds, 4),
     }
 
 
-MOST_WAITING = 0.1
-"""Share of an epoch's time that may be spent waiting for data without a word."""
-
-
 def advice(waiting_share: float) -> str | None:
-    """Return what to do where the network waits for its data, None where it hardly does."""
-    if waiting_share <= MOST_WAITING:
+    """Return what to do about waiting for data; None where there is little of it."""
+    if waiting_share <= WAITING_LIMIT:
         return None
     return (
         f"{waiting_share:.0%} of the epoch was spent waiting for data: give more --threads (or "

@@ -1,4 +1,4 @@
-"""All that changes while a model learns, in one place, so that nothing is forgotten when saved.
+"""Everything that changes during training, in one place, so that a checkpoint holds all of it.
 
 state = TrainingState(...)
 saved = state.capture()      # every rank calls it; rank 0 writes the result
@@ -22,12 +22,12 @@ from pipeline.training.history import Row
 
 @dataclass
 class Progress:
-    """How far the training is, and what it has come to."""
+    """Position in the training, and results so far."""
 
     epoch: int = 0
-    """Whole epochs trained and validated."""
+    """Epochs trained and validated."""
     batch: int = 0
-    """Batches per process taken from the epoch after them."""
+    """Batches per process trained on in the epoch after them."""
     step: int = 0
     """Optimizer steps taken."""
     samples: int = 0
@@ -49,7 +49,7 @@ class Progress:
     timing: list[Row] = field(default_factory=list)
     """Rows of timing.csv."""
     points: list[Row] = field(default_factory=list)
-    """The latest points for the tracker; the last one is still open."""
+    """The latest points for the tracker; values may still be added to the last one."""
     wandb_id: str = ""
     """Of the W&B run."""
 
@@ -65,7 +65,7 @@ class TrainingState:
     """What the forward pass of training goes through: the network, in DDP on several ranks."""
     average: MovingAverage | None
     optimizer: Any
-    """As ``accelerator.prepare`` returned it."""
+    """As ``accelerator.prepare`` returned it; a wrapper of torch's."""
     sums: Tensor
     """float64 [4] on the device, of this rank and epoch: weighted loss, weight, right, seen."""
     progress: Progress = field(default_factory=Progress)
@@ -81,8 +81,13 @@ class TrainingState:
         seed_all(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
         self.sums.zero_()
 
-    def agree_on_statistics(self) -> None:
-        """Give every rank rank 0's batch-norm statistics, which are the ones that are kept."""
+    def count(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch (logits [B, K], classes [B]) to the sums of right answers and samples."""
+        self.sums[2] += (logits.argmax(1) == target).sum()
+        self.sums[3] += len(logits)
+
+    def broadcast_statistics(self) -> None:
+        """Give every rank the batch-norm statistics of rank 0, which are the ones that are kept."""
         if self.accelerator.num_processes > 1:
             for buffer in self.judged.buffers():
                 torch.distributed.broadcast(buffer, src=0)
@@ -101,10 +106,10 @@ class TrainingState:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Become what ``capture`` has seen.
+        """Take over what ``capture`` returned.
 
-        On another number of processes (at an epoch's boundary) the ranks' own parts are left
-        out: the epoch begins with new ones.
+        On another number of processes (at an epoch's boundary) each rank's random numbers and
+        sums are left out: the epoch begins with new ones.
         """
         values = saved["progress"]
         names = {f.name for f in fields(Progress)}
@@ -136,7 +141,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(saved: dict[str, Any]) -> None:
-    """Put them back."""
+    """Restore what ``random_state`` returned."""
     torch.set_rng_state(saved["torch"])
     if saved["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved["cuda"])

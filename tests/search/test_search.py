@@ -20,7 +20,7 @@ import pytest
 from pipeline.cli import parse
 from pipeline.search import space as search_space
 from pipeline.search.lease import Lease
-from pipeline.training.flags import TrainConfig
+from pipeline.training.flags import TrainFlags
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -138,10 +138,10 @@ def test_best_flags_are_printed_as_a_command_that_train_py_takes(desk):
     printed = re.findall(r"^accelerate launch .*$", desk.said(), re.MULTILINE)[-1]
     *launch, script = shlex.split(printed)[:3]
     assert launch == ["accelerate", "launch"] and script.endswith("fake_training.py")
-    config = parse(TrainConfig, about="", argv=shlex.split(printed)[3:])
-    trained = parse(TrainConfig, about="", argv=desk.flags(f"{best:03d}")[0].split())
-    same = {**trained.flags(), "run_dir": str(config.run_dir)}
-    assert config.flags() == same and config.image_size == 64
+    config = parse(TrainFlags, about="", argv=shlex.split(printed)[3:])
+    trained = parse(TrainFlags, about="", argv=desk.flags(f"{best:03d}")[0].split())
+    same = {**trained.flat(), "run_dir": str(config.run_dir)}
+    assert config.flat() == same and config.image_size == 64
     assert not Path(config.run_dir).exists()  # a fresh training, not the trial's own folder
     assert json.loads((desk.study / "best.json").read_text())["trial"] == best
 
@@ -399,7 +399,7 @@ def test_every_default_choice_is_taken_by_train_py(optimizer):
         ends = (getattr(values, "low", None), getattr(values, "high", None))
         for value in getattr(values, "choices", ends):
             words = [*search_space.flags({name: value}), "--optimizer", optimizer]
-            config = parse(TrainConfig, about="", argv=words)
+            config = parse(TrainFlags, about="", argv=words)
             if name != "remedy":
                 assert getattr(config, name.replace("-", "_")) == pytest.approx(value)
 
@@ -421,7 +421,7 @@ def test_space_can_be_any_flags_of_train_py(desk):
     words = ("--space", desk.folder / "space.toml", "--trials", 4, "--epochs", 1)
     assert desk.run(*words) == 0, desk.said()
     configs = [
-        parse(TrainConfig, about="", argv=desk.flags(f"{n:03d}")[0].split()) for n in range(4)
+        parse(TrainFlags, about="", argv=desk.flags(f"{n:03d}")[0].split()) for n in range(4)
     ]
     assert all(1e-4 <= c.lr <= 1e-3 and 0 <= c.mixup <= 0.4 for c in configs)
     assert {c.batch_size for c in configs} <= {8, 24} and {c.accumulate for c in configs} <= {2, 3}

@@ -13,7 +13,7 @@ import yaml
 from wandb.sdk.launch.sweeps import utils
 
 from pipeline.cli import parse
-from pipeline.training.flags import TrainConfig
+from pipeline.training.flags import TrainFlags
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = ROOT / "configs" / "sweep.yaml"
@@ -59,7 +59,7 @@ def test_every_value_is_taken_by_train_py():
         ends = [entry[end] for end in ("min", "max") if end in entry]
         for value in [entry["value"]] if "value" in entry else entry.get("values", ends):
             arguments = utils.create_sweep_command_args({"args": {name: {"value": value}}})
-            config = parse(TrainConfig, about="", argv=arguments["args"])
+            config = parse(TrainFlags, about="", argv=arguments["args"])
             assert str(getattr(config, name.replace("-", "_"))) == str(value)
 
 

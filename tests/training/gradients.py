@@ -50,9 +50,12 @@ def main() -> None:
     run = SimpleNamespace(
         accelerator=accelerator,
         criterion=criterion,
-        state=SimpleNamespace(network=network, sums=torch.zeros(4, dtype=torch.float64)),
+        state=SimpleNamespace(
+            network=network,
+            sums=torch.zeros(4, dtype=torch.float64),
+            count=lambda logits, target: None,
+        ),
         targets=lambda batch: (batch.labels, None, None),
-        count=lambda logits, target: None,
     )
     size = IMAGES // accelerator.num_processes // accumulate
     first = accelerator.process_index * accumulate * size

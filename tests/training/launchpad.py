@@ -4,11 +4,11 @@ Reads orders as lines of JSON, answers each with the exit codes of its ranks. Ra
 with the environment that torchrun gives them, and ended as torchrun ends them: when one fails,
 the others get SIGTERM, and SIGKILL a little later.
 
-An order may tell one rank to die: ``die`` is [rank, place, count] or [rank, place, count, signal],
-and at the ``count``-th visit of ``place`` ("step", "fsync", "rename" or "validation") that process
-sends itself the signal, SIGKILL unless named. ``file_limit`` is the largest file that may be
-written. ``die`` [rank, "slow", N] kills nobody: that rank's training batches take N milliseconds
-longer.
+An order may tell one rank to die: ``die`` is [rank, moment, pattern] or [rank, moment, pattern,
+signal]. When ``pipeline.files.reach`` announces that moment ("step", "validation", "sync",
+"rename", "replace") for something that matches the pattern, that process sends itself the signal,
+SIGKILL unless named. ``file_limit`` is the largest file that may be written. ``die`` [rank, "slow",
+N] kills nobody: that rank's training batches come N milliseconds later.
 """
 
 import json
@@ -18,70 +18,34 @@ import signal
 import socket
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL."""
 
 
-def killer(count: int, name: str):
-    left = [count]
+def arm(moment: str, pattern: str, name: str = "SIGKILL") -> None:
+    """Let this process send itself a signal when ``moment`` comes for what fits ``pattern``."""
+    from pipeline import files
 
-    def visit() -> None:
-        left[0] -= 1
-        if left[0] == 0:
+    def watch(reached: str, what: str) -> None:
+        if reached == moment and fnmatch(what, pattern):
+            files.watchers.remove(watch)
             os.kill(os.getpid(), signal.Signals[name])
 
-    return visit
-
-
-def arm(place: str, count: int, name: str = "SIGKILL") -> None:
-    """Let this process kill itself at the ``count``-th visit of ``place``."""
-    from pipeline import files as disk
-    from pipeline.training import pace as watch
-    from pipeline.training import run
-
-    visit = killer(count, name)
-    if place == "step":
-        add = watch.Watch.add
-        watch.Watch.add = lambda *args: (visit(), add(*args))[1]
-    elif place == "fsync":
-
-        class DyingOs:
-            def __getattr__(self, name):
-                return getattr(os, name)
-
-            def fsync(self, descriptor):
-                visit()
-                os.fsync(descriptor)
-
-        disk.os = DyingOs()
-    elif place == "rename":
-        rename = Path.rename
-        Path.rename = lambda *args: (visit(), rename(*args))[1]
-    else:
-        calm = run.Run.until_interrupted
-
-        def dying(self, batches):
-            for batch in calm(self, batches):
-                visit()
-                yield batch
-
-        run.Run.until_interrupted = dying
+    files.watchers.append(watch)
 
 
 def slow_down(milliseconds: int) -> None:
-    """Let each batch of this process come later."""
-    from pipeline.loading.portable import PortableLoader
+    """Let each training batch of this process come later."""
+    from pipeline import files
 
-    brisk = PortableLoader.epoch
-
-    def slow(self, epoch, start=0):
-        for batch in brisk(self, epoch, start):
+    def wait(reached: str, what: str) -> None:
+        if reached == "batch":
             time.sleep(milliseconds / 1000)
-            yield batch
 
-    PortableLoader.epoch = slow
+    files.watchers.append(wait)
 
 
 def child(order: dict, rank: int, port: int) -> None:
@@ -101,12 +65,14 @@ def child(order: dict, rank: int, port: int) -> None:
         if order["file_limit"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"],) * 2)
         if order.get("die") and order["die"][0] == rank:
-            place, *rest = order["die"][1:]
-            slow_down(*rest) if place == "slow" else arm(place, *rest)
+            moment, *rest = order["die"][1:]
+            slow_down(*rest) if moment == "slow" else arm(moment, *rest)
         import train
-        from pipeline.cli import guard
+        from pipeline.cli import guard, parse
+        from pipeline.training.flags import TrainFlags
 
-        guard(train.main)
+        flags = parse(TrainFlags)
+        guard(lambda: train.main(flags))
         code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from pipeline.errors import DataError
 from pipeline.learning.stored_model import read_card
-from pipeline.training.flags import TrainConfig
+from pipeline.training.flags import ImbalanceFlags, TrainFlags
+from pipeline.training.resume import changed_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,10 +110,28 @@ def test_a_model_fitted_with_views_is_judged_without_them_at_a_threshold_of_its_
 
 
 def test_class_weights_are_chosen_by_themselves_where_nothing_else_corrects():
-    assert TrainConfig().weighting == "inverse"
-    assert TrainConfig(loss="focal").weighting == "none"
-    assert TrainConfig(balance="oversample").weighting == "none"
-    assert TrainConfig(loss="focal", class_weights="inverse").weighting == "inverse"
+    assert ImbalanceFlags().weighting == "inverse"
+    assert ImbalanceFlags(loss="focal").weighting == "none"
+    assert ImbalanceFlags(balance="oversample").weighting == "none"
+    assert ImbalanceFlags(loss="focal", class_weights="inverse").weighting == "inverse"
+
+
+def test_a_checkpoint_from_before_a_flag_existed_counts_as_its_default():
+    now = TrainFlags().flat()
+    old = {name: value for name, value in now.items() if name not in ("mixup", "focal_gamma")}
+    assert changed_flags(old, now) == []
+    assert changed_flags(old, now | {"mixup": 0.2}) == ["--mixup: 0.0 before, 0.2 now"]
+    # flags of earlier versions: one that altered the training counts, others do not
+    assert changed_flags(now | {"log_steps": 1, "plateau_factor": 0.1}, now) == []
+    changed = changed_flags(now | {"plateau_factor": 0.5}, now)
+    assert changed == ["--plateau-factor: 0.5 before, 0.1 now"]
+
+
+def test_flags_that_no_step_depends_on_may_change():
+    now = TrainFlags().flat()
+    assert changed_flags(now | {"tta": "flips", "threads": 3, "epochs": 9, "notes": "a"}, now) == []
+    cosine = now | {"schedule": "cosine"}
+    assert changed_flags(cosine | {"epochs": 9}, cosine) == ["--epochs: 9 before, 30 now"]
 
 
 @pytest.mark.slow

@@ -65,9 +65,10 @@ def test_checkpoint_that_was_being_replaced_comes_back(train, tiny, tmp_path):
     calm = tmp_path / "calm"
     assert train(*tiny, "--run-dir", calm, "--epochs", 2).codes == [0]
     last = int(pd.read_csv(calm / "history.csv")["step"][0])
-    # a rename for each step, one for the best model; then the epoch's checkpoint takes the place
-    # of its last step's, and the process dies between the two renames that it takes
-    outcome = train(*flags, "--checkpoint-steps", 1, die=[0, "rename", last + 3])
+    # the epoch's checkpoint takes the place of its last step's, and the process dies between the
+    # two renames that this takes: the old folder aside, the new one to the name
+    twice = f"*/step-{last:08d}"
+    outcome = train(*flags, "--checkpoint-steps", 1, die=[0, "replace", twice])
     assert outcome.codes == [-9] and steps(tmp_path) == []
     assert (tmp_path / "checkpoints" / f".step-{last:08d}.old").is_dir()
     outcome = train(*flags, "--checkpoint-steps", 1)
@@ -127,18 +128,18 @@ def test_other_number_of_processes_is_refused_where_no_boundary_is_left(train, t
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "place", "count", "ranks"),
-    [("SIGTERM", 143, "step", 4, 2), ("SIGINT", 130, "validation", 2, 1)],
+    ("name", "code", "moment", "number", "ranks"),
+    [("SIGTERM", 143, "step", 4, 2), ("SIGINT", 130, "validation", 1, 1)],
 )
 def test_signal_saves_and_leaves_and_the_same_command_goes_on(
-    train, tiny, tmp_path, name, code, place, count, ranks
+    train, tiny, tmp_path, name, code, moment, number, ranks
 ):
     flags = [*tiny, "--run-dir", tmp_path]
-    outcome = train(*flags, ranks=ranks, die=[ranks - 1, place, count, name])
+    outcome = train(*flags, ranks=ranks, die=[ranks - 1, moment, str(number), name])
     assert outcome.codes == [code] * ranks, outcome.text
     assert "interrupted at epoch 0" in outcome.text and "Traceback" not in outcome.text
-    if place == "step":
-        assert steps(tmp_path) == [f"step-{count:08d}"]
+    if moment == "step":
+        assert steps(tmp_path) == [f"step-{number:08d}"]
     assert train(*flags, ranks=ranks).codes == [0] * ranks
     calm = tmp_path / "calm"
     assert train(*tiny, "--run-dir", calm, ranks=ranks).codes == [0] * ranks

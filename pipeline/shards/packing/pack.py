@@ -141,7 +141,7 @@ def _entry(
     )
 
 
-def _bad_image(image_id: str, where: str, error: ValueError) -> DataError:
+def _bad_image(image_id: str, where: str, error: Exception) -> DataError:
     return DataError(
         f"bad image {image_id} ({where}): {error}; mend or remove it, or leave such images out "
         f"with --on-bad-image skip (they are listed in rejected.csv)"

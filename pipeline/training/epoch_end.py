@@ -1,0 +1,167 @@
+"""What follows a validation: decision, metrics, plateau, best model, tables, tracker, checkpoint.
+
+logits [N, K] --decide--> threshold --metrics--> row of history.csv --> RUN/best, tracker
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.errors import DataError, warn
+from pipeline.ham10000.taxonomy import DX
+from pipeline.learning.decision import Decision, decide
+from pipeline.learning.inference import Predictions
+from pipeline.learning.probability import malignant_probability, task_targets
+from pipeline.tracking.views import Pictures, look_at
+from pipeline.training import checkpoints, history
+from pipeline.training.pace import advice, gpu_memory
+from pipeline.training.processes import agreed
+from pipeline.training.run import Run
+
+PLATEAU_FACTOR = 0.1
+"""What the plateau schedule multiplies the learning rate with."""
+
+
+@dataclass
+class EpochEnd:
+    """Closes epochs. All ranks compute the same numbers; only rank 0 writes them."""
+
+    run: Run
+    val: pd.DataFrame
+    """The validation split's samples, N rows."""
+    pictures: Pictures | None
+    """Gives images of the validation split, for the tracker."""
+    advised: bool = False
+    """Whether this process printed what to do against waiting for data."""
+
+    @property
+    def label(self) -> np.ndarray:
+        """1 for malignant, else 0; int [N]."""
+        return self.val["label"].to_numpy()
+
+    @property
+    def dx_index(self) -> np.ndarray:
+        """Index of each diagnosis in the taxonomy, int [N]."""
+        return self.val["dx"].map(DX.index).to_numpy()
+
+    def close(self, predictions: Predictions) -> None:
+        """Turn an epoch into a row, perhaps the best model, and a checkpoint; a collective."""
+        run, progress = self.run, self.run.state.progress
+        optimisation = run.flags.optimisation
+        logits = self.in_order(predictions)
+        decision = self.decide(logits)
+        progress.threshold = decision.threshold
+        progress.temperature, progress.bias = decision.temperature, decision.bias
+        task = run.flags.model.task
+        probability = malignant_probability(logits, task, decision.temperature, decision.bias)
+        row = self.row(logits, probability)
+        auc = row["val_roc_auc"]
+        if optimisation.schedule == "plateau":
+            patience = optimisation.plateau_patience
+            progress.plateau = progress.plateau.after(auc, patience=patience, cut=PLATEAU_FACTOR)
+        progress.epoch += 1
+        progress.batch = 0
+        timing = {"epoch": progress.epoch, **self.timing()}
+        progress.history.append(row)
+        progress.timing.append(timing)
+        best = auc > progress.best_auc
+        if best:
+            progress.best_auc, progress.best_epoch = auc, progress.epoch
+        if run.accelerator.is_main_process:
+            if best:
+                checkpoints.write_best(run.flags.run.run_dir, progress.step, run.model_files())
+            line = history.epoch_line(row, timing, epochs=optimisation.epochs, best=best)
+            print(line, flush=True)
+            self.write_tables()
+            self.track({**row, **timing}, probability, best=best)
+        run.save()
+
+    def in_order(self, predictions: Predictions) -> np.ndarray:
+        """Return the logits in the order of the validation split, float32 [N, K].
+
+        Raises:
+            DataError: they are not finite.
+        """
+        rows = pd.Index(predictions.image_ids).get_indexer(pd.Index(self.val["image_id"]))
+        assert len(predictions.image_ids) == len(self.val) and (rows >= 0).all()
+        logits = predictions.logits[rows]
+        if not np.isfinite(logits).all():
+            raise DataError(
+                f"the network's answers on validation are not finite after epoch "
+                f"{self.run.state.progress.epoch + 1}; the last checkpoint is intact; lower --lr "
+                "or use --mixed-precision no"
+            )
+        return logits
+
+    def decide(self, logits: np.ndarray) -> Decision:
+        """Fit calibration and threshold on validation logits [N, K]."""
+        flags = self.run.flags
+        return decide(
+            logits,
+            self.label,
+            task=flags.model.task,
+            calibrate=flags.decision.calibrate,
+            target_sensitivity=flags.decision.target_sensitivity,
+        )
+
+    def row(self, logits: np.ndarray, probability: np.ndarray) -> history.Row:
+        """Return the epoch's line of history.csv; a collective."""
+        run, progress, task = self.run, self.run.state.progress, self.run.flags.model.task
+        sums: Any = run.accelerator.reduce(run.state.sums.clone())
+        loss, weight, right, seen = sums.tolist()
+        # copied, as pandas' own array is read-only
+        target = torch.tensor(task_targets(self.dx_index, task), device=run.accelerator.device)
+        answers = torch.from_numpy(logits).to(run.accelerator.device)
+        weighted = run.criterion.weighted(answers, target, None, None).sum()
+        val_loss = weighted / run.criterion.weight(target, None, None).sum()
+        return {
+            "epoch": progress.epoch + 1,
+            "step": progress.step,
+            "samples": progress.samples,
+            "lr": run.state.optimizer.param_groups[0]["lr"],
+            "train_loss": loss / weight,
+            "train_accuracy": right / seen,
+            "val_loss": val_loss.item(),
+            **history.validation_metrics(logits, self.dx_index, task),
+            **history.decided_metrics(probability, self.label, progress.threshold),
+        }
+
+    def timing(self) -> dict[str, float]:
+        """Return the epoch's line of timing.csv, waiting as on the rank that waited most."""
+        run = self.run
+        timing = run.pace.total(run.accelerator.num_processes)
+        share = agreed([round(timing["waiting_share"] * 10_000)], run.accelerator)[0] / 10_000
+        words = advice(share)
+        if words and not self.advised and run.accelerator.is_main_process:
+            warn(words)
+        self.advised = self.advised or bool(words)
+        return {**timing, "waiting_share": share, **gpu_memory(run.accelerator.device)}
+
+    def write_tables(self) -> None:
+        """Write history.csv, timing.csv and curves.png; a full disk costs a warning."""
+        run_dir, progress = self.run.flags.run.run_dir, self.run.state.progress
+        try:
+            history.write_table(run_dir / "history.csv", progress.history)
+            history.write_table(run_dir / "timing.csv", progress.timing)
+            history.draw_curves(run_dir / "curves.png", progress.history, progress.timing)
+        except (OSError, DataError) as error:
+            warn(f"the tables in {run_dir} could not be written: {error}")
+
+    def track(self, row: history.Row, probability: np.ndarray, *, best: bool) -> None:
+        """Send an epoch's figures and curves; pictures too where it is the best so far."""
+        progress = self.run.state.progress
+        views = look_at(
+            self.val,
+            probability,
+            progress.threshold,
+            pictures=self.pictures if best else None,
+            seed=self.run.flags.run.seed,
+        )
+        axes = ("epoch", "step", "samples")
+        values = {f"epoch/{name}": v for name, v in row.items() if name not in axes}
+        tracked = {"epoch": progress.epoch, "step": progress.step, **values}
+        tracked |= {"best_roc_auc": progress.best_auc, "best_epoch": progress.best_epoch}
+        self.run.journal.add(progress.samples, tracked, views)
