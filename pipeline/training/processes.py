@@ -1,4 +1,4 @@
-"""The process that we are: one of how many, on which device, with which precision and threads.
+"""Rank, device, precision, threads, signals of this process.
 
 accelerator = make_accelerator("auto")
 threads = set_threads(0, accelerator)
@@ -25,8 +25,11 @@ T = TypeVar("T")
 def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
     """Return the Accelerator for this launch, whatever started it.
 
-    ``cpu=True`` where there is no CUDA: without it several CPU processes would each believe that
-    they are alone, and all write.
+    ``cpu=True`` where there is no CUDA: without it each of several CPU processes would be rank 0,
+    and all would write.
+
+    Raises:
+        DataError: the precision is not available, or the launcher's processes do not form a group.
     """
     on_cpu = not torch.cuda.is_available()
     join_after_restart(on_cpu=on_cpu)
@@ -49,10 +52,10 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
 
 
 def join_after_restart(*, on_cpu: bool) -> None:
-    """Meet the other ranks under names of this attempt's own, where the launcher has restarted us.
+    """After a restart by the launcher, join the process group under keys of this attempt.
 
-    The launcher's store outlives a restart (with its static rendezvous), and with it the addresses
-    of the ranks that have died: a rank that is quicker than its neighbours would call those.
+    The launcher's store survives a restart (with its static rendezvous) and still holds the
+    addresses of the ranks that died; without a prefix a fast rank would connect to those.
     """
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if attempt == 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -70,7 +73,7 @@ def join_after_restart(*, on_cpu: bool) -> None:
 
 
 def choose_precision(flag: str, *, on_cpu: bool) -> str:
-    """Return "no", "bf16" or "fp16": the flag, else the launcher's, else bf16 where it is."""
+    """Return "no", "bf16" or "fp16": the flag, else the launcher's, else bf16 if supported."""
     if flag != "auto":
         return flag
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -88,7 +91,7 @@ def set_threads(wanted: int, accelerator: Accelerator) -> int:
     The launcher exports OMP_NUM_THREADS=1, with which a CPU training would use one core.
 
     Args:
-        wanted: threads per process; 0: the cores that we may use, shared among local processes.
+        wanted: threads per process; 0: the usable cores, shared among local processes.
         accelerator: of this process.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(accelerator.num_processes)))
@@ -105,17 +108,17 @@ def from_main(value: T, accelerator: Accelerator) -> T:
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """A signal has asked all ranks to save and leave."""
+    """All ranks are to save and leave, because one of them received a signal."""
 
 
 class Interruption:
-    """Remembers SIGTERM and Ctrl-C, so that the loop can save and leave at a whole step.
+    """Records SIGTERM and Ctrl-C, so that the loop can save and leave after a whole step.
 
     A second signal of the same kind ends the process at once.
     """
 
     def __init__(self) -> None:
-        """Take the two signals over."""
+        """Install the handlers."""
         self.received = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
