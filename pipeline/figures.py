@@ -22,8 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.errors import DataError
-from pipeline.files import write_file
+from pipeline.files import write_file, writing
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7B3F8C"
 GREY, INK = "#595959", "#1A1A1A"
@@ -63,7 +62,8 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    _write(path, png(figure))
+    with writing(path):
+        write_file(path, png(figure))
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -72,14 +72,8 @@ def save_image(image: Image.Image, path: Path) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    _write(path, png(image))
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_file(path, data)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+    with writing(path):
+        write_file(path, png(image))
 
 
 def smaller_png(data: bytes) -> bytes:

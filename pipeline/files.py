@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.errors import DataError
+
 PARTIAL, OLD = ".partial", ".old"
 """Endings of hidden names: what is being written, and what is being replaced."""
 
@@ -56,6 +58,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path, advice: str = "check free space and permissions") -> Iterator[None]:
+    """Turn an OSError of the block into a DataError that names ``path`` and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
 @contextmanager

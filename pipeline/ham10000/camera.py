@@ -1,12 +1,12 @@
-"""Photographs of a painted lesion: one angle and distance, and what camera and patient add.
+"""Photographs of a painted lesion: viewpoint, light, and what camera and patient add.
 
-``photograph`` turns, zooms and shifts a canvas of ``pipeline.ham10000.drawing`` and adds light,
-hairs, dark corners, a ruler, gel bubbles, blur and noise. So two photographs of one lesion share
-its landmarks and differ in the rest, as in HAM10000.
+``photograph`` rotates, zooms and shifts a canvas of ``pipeline.ham10000.drawing`` and adds light,
+hairs, dark corners, a ruler, gel bubbles, blur and noise. Two photographs of one lesion therefore
+share its landmarks and differ otherwise, as in HAM10000.
 
 Canvases are ``[S, S, 3] float32``, RGB, 0-255; photographs are ``[H, W, 3] uint8``.
 
-    python -m pipeline.ham10000 synthesize --out data/demo
+    photo = photograph(np.random.default_rng(0), canvas, (300, 225))
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.ham10000.drawing import Canvas
+from pipeline.ham10000.drawing import Canvas, draw_curve
 
 
 def photograph(rng: Generator, canvas: Canvas, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -49,8 +49,7 @@ def _hairs(rng: Generator, view: Canvas) -> None:
         start, end = rng.uniform(-0.1, 1.1, (2, 2)) * (width, height)
         bend = (start + end) / 2 + rng.normal(0, 0.12, 2) * width
         curve = (1 - along) ** 2 * start + 2 * along * (1 - along) * bend + along**2 * end
-        cv2.polylines(view, [np.round(curve * 16).astype(np.int32)], False,
-                      colour.tolist(), max(1, round(height / 200)), cv2.LINE_AA, 4)  # fmt: skip
+        draw_curve(view, curve, colour.tolist(), max(1, round(height / 200)))
 
 
 def _ruler(rng: Generator, view: Canvas) -> None:
@@ -72,10 +71,9 @@ def _bubbles(rng: Generator, view: Canvas) -> None:
 
 
 def _vignette(rng: Generator, view: Canvas) -> None:
-    """Darken the corners, as the rim of the dermatoscope does."""
+    """Darken the corners, like the rim of a dermatoscope."""
     height, width = view.shape[:2]
     y = (np.arange(height, dtype=np.float32)[:, None] - height / 2) / (width / 2)
     x = (np.arange(width, dtype=np.float32)[None, :] - width / 2) / (width / 2)
-    far = np.hypot(x, y)
     edge, soft = rng.uniform(0.88, 1.12), rng.uniform(0.05, 0.3)
-    view *= np.clip((edge + soft - far) / soft, 0.08, 1).astype(np.float32)[..., None]
+    view *= np.clip((edge + soft - np.hypot(x, y)) / soft, 0.08, 1).astype(np.float32)[..., None]

@@ -1,9 +1,9 @@
-"""Image bytes by id, from folders or from inside the zips; nothing is ever unpacked.
+"""Image bytes by id, read from folders or directly from zips; nothing is unpacked to disk.
 
 A source holds ``HAM10000_images_part_1`` and ``_2`` as folders or as ``.zip``; without them every
-image file below the folder counts. An image's id is its file name without the extension. Only
-reads happen here, so a hostile name (``../``, an absolute path, a link) can do no more than be
-read as an image; what is no regular file or larger than ``MAX_IMAGE_BYTES`` is refused.
+image file below the folder counts. An image's id is its file name without the extension. Files are
+only read, never written, so a hostile member name (``../``, an absolute path) has no effect. Pipes,
+devices and files larger than ``MAX_IMAGE_BYTES`` are refused.
 
     store = ImageStore(Path("data/ham10000"))
     jpeg = store.read("ISIC_0024306")
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from pipeline.errors import DataError
 
-EXTENSIONS: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings (lower case) that count as an image."""
 
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -47,8 +47,7 @@ class Location(NamedTuple):
 
 
 def require_folder(source: Path) -> Path:
-    """Return ``source`` if it is a folder that can be read."""
-    source = Path(source)
+    """Return ``source`` if it is a folder; raise a ``DataError`` otherwise."""
     if not source.exists():
         raise DataError(f"no such folder: {source}; --source is the folder with the images")
     if not source.is_dir():
@@ -70,7 +69,7 @@ class ImageStore:
         self.locations = _index(self.containers)
 
     def only(self, image_ids: Iterable[str]) -> "ImageStore":
-        """Return a store of these images alone: small to send, however large the source."""
+        """Return a store of these images alone, which pickles small however large the source."""
         part = copy.copy(self)
         known = self.locations
         part.locations = {name: known[name] for name in image_ids if name in known}
@@ -106,15 +105,24 @@ class ImageStore:
         container = self.containers[location.container]
         try:
             if container.is_dir():
-                return _read_file(container / location.member, location.size)
-            return _read_member(_zip(container, os.getpid()), location.member, location.size)
+                file = (container / location.member).open("rb")
+            else:
+                file = _zip(container, os.getpid()).open(location.member)
+            with file:
+                data = file.read(location.size + 1)
         except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
             raise DataError(f"cannot read {self.where(image_id)}: {e}") from e
+        if len(data) > location.size:  # a zip's directory can understate a size
+            raise DataError(
+                f"cannot read {self.where(image_id)}: it has more than the {location.size:,} bytes "
+                f"that it had when the source was listed"
+            )
+        return data
 
 
 @functools.cache
 def _zip(path: Path, process: int) -> zipfile.ZipFile:
-    """Return the handle of a zip; no process may use another's, which has its own file position."""
+    """Return the open zip of this process: a forked one would share its file position."""
     return zipfile.ZipFile(path)
 
 
@@ -123,12 +131,10 @@ def find_containers(source: Path) -> tuple[Path, ...]:
 
     Where HAM10000's parts are missing, the folder itself comes last.
     """
-    found = [p for p in source.iterdir() if CONTAINER.fullmatch(p.name)]
-    found = sorted(
-        (p for p in found if p.is_dir() or p.suffix.lower() == ".zip"),
-        key=lambda p: (not p.is_dir(), p.name),
-    )
-    has_parts = any(p.name.lower().startswith("ham10000") for p in found)
+    found = [path for path in source.iterdir() if CONTAINER.fullmatch(path.name)]
+    found = [path for path in found if path.is_dir() or path.suffix.lower() == ".zip"]
+    found.sort(key=lambda path: (not path.is_dir(), path.name))
+    has_parts = any(path.name.lower().startswith("ham10000") for path in found)
     return tuple(found if has_parts else [*found, source])
 
 
@@ -149,14 +155,13 @@ def _index(containers: tuple[Path, ...]) -> dict[str, Location]:
     for number, container in enumerate(containers):
         members = _files(container) if container.is_dir() else _members(container)
         for member, size, stamp in members:
-            name = PurePosixPath(member).name
-            stem, extension = os.path.splitext(name)  # noqa: PTH122 (a name, not a path)
-            if extension.lower() not in EXTENSIONS or name.startswith("."):
+            name = PurePosixPath(member)
+            if name.suffix.lower() not in EXTENSIONS or name.name.startswith("."):
                 continue
-            first = found.setdefault(stem, Location(number, member, size, stamp))
+            first = found.setdefault(name.stem, Location(number, member, size, stamp))
             if first.size != size:
                 raise DataError(
-                    f"two different images are called {stem}: "
+                    f"two different images are called {name.stem}: "
                     f"{containers[first.container]}/{first.member} ({first.size:,} bytes) and "
                     f"{container}/{member} ({size:,} bytes); remove one of them"
                 )
@@ -166,8 +171,7 @@ def _index(containers: tuple[Path, ...]) -> dict[str, Location]:
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
     """Yield path, size and mtime of each regular file below ``folder``.
 
-    A link to a file is read like the file (archives of links are common); a link to a folder
-    is not followed, so that there are no loops.
+    A link to a file is read like the file; a link to a folder is not followed, which avoids loops.
     """
     for root, folders, files in os.walk(folder):
         folders.sort()
@@ -190,20 +194,3 @@ def _members(path: Path) -> Iterator[tuple[str, int, int]]:
     for entry in entries:
         if not entry.is_dir() and not entry.filename.startswith("__MACOSX/"):
             yield entry.filename, entry.file_size, entry.CRC
-
-
-def _read_file(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        return _bounded(file.read(size + 1), size)
-
-
-def _read_member(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
-    with archive.open(name) as file:
-        return _bounded(file.read(size + 1), size)
-
-
-def _bounded(data: bytes, size: int) -> bytes:
-    """Refuse what is longer than it was said to be: a zip's directory can lie."""
-    if len(data) > size:
-        raise OSError(f"it has more than the {size:,} bytes that it had when the source was listed")
-    return data

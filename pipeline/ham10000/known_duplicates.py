@@ -1,7 +1,8 @@
-"""Published pairs of HAM10000 images that ``lesion_id`` alone does not tell us about.
+"""Published pairs of HAM10000 images that show one lesion under two values of ``lesion_id``.
 
-Splitting by ``lesion_id`` is not enough: these 18 pairs show one lesion under two ids, so a split
-that trusts the ids can put the same lesion on both sides. They are joined before splitting.
+A split by ``lesion_id`` alone can put such a lesion on both sides, so these 18 pairs are joined
+before splitting. Two further published pairs only look alike and are not joined: ISIC_0025323 with
+ISIC_0025141, ISIC_0025947 with ISIC_0029023.
 
 Source: Abhishek, Jain, Hamarneh, "Investigating the Quality of DermaMNIST and Fitzpatrick17k
 Dermatological Image Datasets", Scientific Data 12:196 (2025), doi:10.1038/s41597-025-04382-5.
@@ -27,10 +28,4 @@ SAME_LESION_PAIRS: tuple[tuple[str, str], ...] = (
     ("ISIC_0024437", "ISIC_0031299"),
     ("ISIC_0033374", "ISIC_0033417"),
 )
-"""Image ids of one lesion filed under two lesion ids."""
-
-NEAR_DUPLICATE_PAIRS: tuple[tuple[str, str], ...] = (
-    ("ISIC_0025323", "ISIC_0025141"),
-    ("ISIC_0025947", "ISIC_0029023"),
-)
-"""Image ids that look alike without being called one lesion; they are not joined."""
+"""Image ids of one lesion."""

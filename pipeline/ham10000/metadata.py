@@ -1,8 +1,8 @@
-"""The metadata table: one checked row an image, from the files as Dataverse gives them.
+"""The metadata table: one checked row per image, from the files as Dataverse gives them.
 
-The table comes comma- or tab-separated, with seven columns or eight (``dataset``), with ages
-missing and with ``unknown`` for sex and site. What comes out is always the same: the columns of
-``COLUMNS`` plus ``label`` (1 = malignant), sorted by image id, every value checked.
+The file is comma- or tab-separated, has seven columns or eight (``dataset``), lacks some ages and
+says ``unknown`` for some sexes and sites. The returned table always has the columns ``COLUMNS``
+and ``label`` (1 = malignant), is sorted by image id, and every value in it is checked.
 
     from pipeline.ham10000.metadata import read_metadata
     table = read_metadata(Path("data/ham10000"))
@@ -16,23 +16,13 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.ham10000.images import require_folder
-from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT, SEXES
+from pipeline.ham10000.taxonomy import DX, MALIGNANT, SEXES
 
-COLUMNS: tuple[str, ...] = (
-    "image_id",
-    "lesion_id",
-    "dx",
-    "dx_type",
-    "age",
-    "sex",
-    "localization",
-)
-"""The columns of a checked table, ``label`` aside."""
+COLUMNS = ("image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization")
+"""The columns of a checked table, without ``label``."""
 
-METADATA_NAMES: tuple[str, ...] = tuple(
-    f"HAM10000_metadata{suffix}" for suffix in (".csv", ".tab", ".tsv", ".txt", "")
-)
-"""Names that the metadata file goes by, in the order in which they are looked for."""
+TABLE_ENDINGS = (".csv", ".tab", ".tsv", ".txt", "")
+"""File name extensions of a table, in the order in which they are tried."""
 
 UNKNOWN = "unknown"
 MAX_AGE = 120
@@ -54,24 +44,25 @@ def read_metadata(source: Path) -> pd.DataFrame:
 
     Raises:
         DataError: no such folder, no metadata file, a missing column, an unknown dx, a
-            duplicate image_id, an age or sex that cannot be.
+            duplicate image_id, an impossible age or sex.
     """
-    path = find_metadata(require_folder(source))
+    path = find_table(require_folder(source), "HAM10000_metadata")
     if path is None:
         raise DataError(
-            f"no metadata in {source}: expected one of {', '.join(METADATA_NAMES)}, found "
+            f"no metadata in {source}: expected HAM10000_metadata.csv (or .tab, .tsv, .txt), found "
             f"{_listing(source)}; point --source at the folder that holds the Dataverse files"
         )
     return check_metadata(read_table(path), path)
 
 
-def find_metadata(source: Path) -> Path | None:
-    """Return the path of the HAM10000 metadata file in ``source``, None where there is none."""
-    return next((source / n for n in METADATA_NAMES if (source / n).is_file()), None)
+def find_table(source: Path, stem: str) -> Path | None:
+    """Return the path of the table ``stem`` in ``source``, with any of ``TABLE_ENDINGS``."""
+    paths = (source / f"{stem}{ending}" for ending in TABLE_ENDINGS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table of strings, its delimiter (comma, tab or semicolon) taken from line one."""
+    """Read a table of strings; line one decides whether comma, tab or semicolon separates."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             header = file.readline()
@@ -107,10 +98,10 @@ def check_metadata(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             "lesion_id": raw["lesion_id"],
             "dx": dx,
             "dx_type": raw["dx_type"].replace("", UNKNOWN),
-            "age": parse_age(raw["age"], path),
+            "age": _ages(raw["age"], path),
             "sex": sex,
             "localization": raw["localization"].replace("", UNKNOWN),
-            "label": np.array([DX_IS_MALIGNANT[DX.index(name)] for name in dx], dtype=np.int64),
+            "label": dx.isin(MALIGNANT).astype(np.int64),
         }
     )
     return checked.sort_values("image_id", ignore_index=True)
@@ -121,13 +112,13 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> 
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise DataError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: expected "
-            f"{', '.join(columns)}, found {', '.join(map(str, table.columns))}"
+            f"{path} lacks the column {' and '.join(missing)}: expected {', '.join(columns)}, "
+            f"found {', '.join(map(str, table.columns))}"
         )
 
 
-def parse_age(column: pd.Series, path: Path) -> pd.Series:
-    """Return ages in years as float64, NaN where missing; refuse what is no age."""
+def _ages(column: pd.Series, path: Path) -> pd.Series:
+    """Return ages in years as float64, NaN where missing; refuse anything else."""
     missing = column.str.lower().isin(MISSING)
     ages = pd.Series(pd.to_numeric(column.where(~missing), errors="coerce"), dtype=np.float64)
     wrong = ~missing & ~ages.between(0, MAX_AGE)
@@ -146,16 +137,14 @@ def _refuse(wrong: pd.Series, values: pd.Series, column: str, expected: str, pat
     if not wrong.any():
         return
     row = int(np.flatnonzero(wrong.to_numpy())[0])
-    found = values.iloc[row]
-    others = int(wrong.sum()) - 1
+    others = f" ({wrong.sum() - 1} more such rows)" if wrong.sum() > 1 else ""
     raise DataError(
-        f"{path}, line {row + 2}: {column} is {found!r}, expected {expected}"
-        + (f" ({others} more such rows)" if others else "")
+        f"{path}, line {row + 2}: {column} is {values.iloc[row]!r}, expected {expected}{others}"
     )
 
 
 def _listing(folder: Path, limit: int = 8) -> str:
     """Return the first names in ``folder``, for a message."""
-    names = sorted(p.name for p in folder.iterdir())
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) + more) if names else "nothing"
+    names = sorted(path.name for path in folder.iterdir())
+    more = [f"{len(names) - limit} more"] if len(names) > limit else []
+    return ", ".join(names[:limit] + more) or "nothing"

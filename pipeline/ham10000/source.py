@@ -12,12 +12,12 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore, require_folder, require_images
-from pipeline.ham10000.metadata import find_metadata, read_metadata
-from pipeline.ham10000.official_test import WITHOUT_IMAGE, find_ground_truth, read_ground_truth
-from pipeline.ham10000.own_images import find_own_table, read_own_table
+from pipeline.ham10000.isic2018 import GROUND_TRUTH, WITHOUT_IMAGE, read_ground_truth
+from pipeline.ham10000.metadata import find_table, read_metadata
+from pipeline.ham10000.own_images import Labels, find_own_table, read_own_table
 
 Kind = Literal["ham10000", "isic2018", "images"]
-"""HAM10000 (perhaps with the official test set), that test set alone, or one's own images."""
+"""HAM10000 (with or without the official test set), that test set alone, or own images."""
 
 
 @dataclass(frozen=True)
@@ -25,75 +25,71 @@ class Source:
     """Images with their metadata, checked against each other."""
 
     kind: Kind
-    """What sort of source it is."""
     table: pd.DataFrame
     """As ``read_metadata`` gives it, plus official_test (bool) and, for own images, patient_id."""
     store: ImageStore
     """The images; it may hold more than the table names."""
-    labels: Literal["dx", "binary"] = "dx"
+    labels: Labels = "dx"
     """``binary`` where only benign or malignant is known; dx is then nv or mel in its place."""
     together: tuple[str, ...] = ("lesion_id",)
     """Columns of which an equal value means that two images belong together."""
     notes: tuple[str, ...] = ()
-    """What a person should be told about it."""
+    """Facts about this source that the user should read."""
 
 
 def open_source(path: Path) -> Source:
     """Read and check the tables of ``path`` and find the images.
 
-    Looked for, in this order: HAM10000's metadata (joined by the official test set where that is
-    there too), the official test set alone, a table of one's own.
+    Tried in this order: HAM10000's metadata (with the official test set where that is there too),
+    the official test set alone, a table of own images.
 
     Raises:
-        DataError: whatever keeps the folder from being used.
+        DataError: the folder cannot be used; the message says why.
     """
     path = require_folder(path)
-    has_ham = find_metadata(path) is not None
-    ground_truth = find_ground_truth(path)
-    own = None if has_ham or ground_truth else find_own_table(path)
-    if own is not None:
-        return _own_source(path, own)
-    table = read_metadata(path).assign(official_test=False) if has_ham or not ground_truth else None
+    ham = find_table(path, "HAM10000_metadata")
+    truth = find_table(path, GROUND_TRUTH)
+    own = None if ham or truth else find_own_table(path)
     store = ImageStore(path)
-    notes: list[str] = []
-    if ground_truth is not None:
-        test, notes = _official_test(ground_truth, store)
-        table = test if table is None else _join(table, test)
-    assert table is not None
-    require_images(table["image_id"], store)
-    return Source("ham10000" if has_ham else "isic2018", table, store, notes=tuple(notes))
+    if own:
+        source = _own_images(own, store)
+    elif truth:
+        source = _with_official_test(read_metadata(path) if ham else None, truth, store)
+    else:
+        source = Source("ham10000", read_metadata(path).assign(official_test=False), store)
+    require_images(source.table["image_id"], store)
+    return source
 
 
-def _own_source(path: Path, own: Path) -> Source:
-    table, labels = read_own_table(own)
-    store = ImageStore(path)
-    require_images(table["image_id"], store)
-    notes: list[str] = []
-    if labels == "binary":
-        notes.append(
-            f"{own.name} names no diagnoses: benign is packed as nv, malignant as mel; train and "
-            f"judge with --task binary only"
-        )
-    together = tuple(name for name in ("lesion_id", "patient_id") if name in table.columns)
-    table = table.assign(official_test=False)
-    return Source("images", table, store, labels=labels, together=together, notes=tuple(notes))
+def _own_images(path: Path, store: ImageStore) -> Source:
+    table, labels = read_own_table(path)
+    note = (
+        f"{path.name} names no diagnoses: benign is packed as nv, malignant as mel; train and "
+        f"judge with --task binary only"
+    )
+    return Source(
+        "images",
+        table.assign(official_test=False),
+        store,
+        labels=labels,
+        together=tuple(name for name in ("lesion_id", "patient_id") if name in table.columns),
+        notes=(note,) if labels == "binary" else (),
+    )
 
 
-def _official_test(path: Path, store: ImageStore) -> tuple[pd.DataFrame, list[str]]:
-    """Return the official test set's rows, and a note for each that is known to lack its image."""
+def _with_official_test(ham: pd.DataFrame | None, path: Path, store: ImageStore) -> Source:
+    """Return the official test set, after HAM10000's rows where ``ham`` has them."""
     table = read_ground_truth(path).assign(official_test=True)
     absent = [name for name in WITHOUT_IMAGE if name in set(table["image_id"]) - store.ids()]
-    notes = [
-        f"{name} of {path.name} is left out: the deposit has no image of it" for name in absent
-    ]
-    return pd.DataFrame(table[~table["image_id"].isin(absent)]), notes
-
-
-def _join(table: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    both = sorted(set(table["image_id"]) & set(test["image_id"]))
+    table = pd.DataFrame(table[~table["image_id"].isin(absent)])
+    notes = tuple(f"{name} of {path.name} is left out: it has no image" for name in absent)
+    if ham is None:
+        return Source("isic2018", table, store, notes=notes)
+    both = sorted(set(ham["image_id"]) & set(table["image_id"]))
     if both:
         raise DataError(
             f"{len(both)} images are both in HAM10000's metadata and in the official test set, the "
             f"first is {both[0]}: one of the two tables is not the published one"
         )
-    return pd.concat([table, test], ignore_index=True)
+    joined = pd.concat([ham.assign(official_test=False), table], ignore_index=True)
+    return Source("ham10000", joined, store, notes=notes)

@@ -1,7 +1,7 @@
 """The seven diagnoses of HAM10000 and which of them are malignant.
 
 The order of ``DX`` is part of the shard format: a sample's ``.cls`` is an index into it. The
-binary label (1 = malignant) is a lookup in ``MALIGNANT`` and is never stored in a shard.
+binary label (1 = malignant) is derived from it and never stored in a shard.
 
 Source: Tschandl, Rosendahl, Kittler, "The HAM10000 dataset", Scientific Data 5:180161 (2018).
 """
@@ -18,10 +18,10 @@ DX_NAMES: dict[str, str] = {
     "nv": "melanocytic nevus",
     "vasc": "vascular lesion",
 }
-"""What each abbreviation stands for."""
+"""The full name of each diagnosis."""
 
 MALIGNANT: tuple[str, ...] = ("akiec", "bcc", "mel")
-"""The diagnoses whose binary label is 1; akiec is counted in as a precursor."""
+"""The diagnoses whose binary label is 1; akiec counts as a precursor."""
 
 DX_IS_MALIGNANT: tuple[int, ...] = tuple(int(dx in MALIGNANT) for dx in DX)
 """Binary label by dx index, in the order of ``DX``."""

@@ -1,26 +1,27 @@
-"""One file over HTTP, however often the line breaks: resumed, checked, and whole or not there.
+"""Fetch one file over HTTP: resumed after a break, checked by MD5, complete or absent.
 
-``fetch`` writes to ``NAME.part`` beside the target. A broken transfer goes on from where it broke
-(``Range``), in this process or in the next; when the size and the MD5 are right, the part is
-renamed. A server that ignores ``Range`` makes it start again from the first byte. ``Patience``
-says how often a failure is met with another attempt; whatever brings new bytes resets the count.
+``fetch`` writes to ``NAME.part`` beside the target. A broken transfer resumes where it stopped
+(``Range``), in this process or the next one. When size and MD5 are right, the part is renamed. A
+server that ignores ``Range`` sends the file from its first byte again. urllib3's ``Retry`` says how
+often to try and how long to wait; the count restarts after every transfer that brought new bytes.
 
-    with requests.Session() as session:
-        fetch(session, url, Path("data/a.zip"), size=10, md5="...", patience=Patience())
+    with open_session(RETRY) as session:
+        fetch(session, url, Path("data/a.zip"), size=10, md5="...", retry=RETRY)
 """
 
 import hashlib
-import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import requests
-from urllib3.exceptions import HTTPError
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
+from urllib3.util import Retry
 
 from pipeline.errors import DataError
+from pipeline.files import sync, writing
 
 CHUNK = 1 << 18
 """Bytes read at a time."""
@@ -28,47 +29,47 @@ CHUNK = 1 << 18
 TIMEOUT = (20.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
 
-WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Status codes that may go away by themselves."""
+WHOLE_TRANSFERS = 3
+"""Complete transfers with a wrong MD5 before giving up."""
 
-Progress = Callable[[int], None]
-"""Called with the number of bytes that arrived; negative when they turned out useless."""
+DISK_FULL = "make room or choose another --out; what has arrived is kept"
 
-
-class TransferError(Exception):
-    """An attempt failed in a way that another may not."""
-
-    def __init__(self, why: str, wait: float = 0.0) -> None:
-        """Say why, and how many seconds the server asked us to stay away."""
-        super().__init__(why)
-        self.wait = wait
-
-
-class DigestError(DataError):
-    """The whole file came several times, and its digest is not the published one."""
-
-    def __init__(self, message: str, found: str) -> None:
-        """Keep the digest of the last transfer."""
-        super().__init__(message)
-        self.found = found
+RETRY = Retry(
+    total=7,
+    backoff_factor=0.5,
+    backoff_max=60,
+    retry_after_max=60,
+    status_forcelist=(408, 425, 429, 500, 502, 503, 504),
+    raise_on_status=False,
+)
+"""Eight attempts in a row, at most a minute apart; ``Retry-After`` is respected."""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How many attempts in a row may bring nothing, and how long to wait between them."""
+def open_session(retry: Retry) -> requests.Session:
+    """Return a session that repeats failed requests as ``retry`` says."""
+    session = requests.Session()
+    session.headers["User-Agent"] = "dermpipe"  # Dataverse may refuse that of requests (403)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retry))
+    return session
 
-    attempts: int = 8
-    """Attempts in a row without a new byte."""
-    whole: int = 3
-    """Whole transfers with a wrong digest."""
-    pause: float = 1.0
-    """Seconds before the second attempt; doubled each time."""
-    longest: float = 60.0
-    """Longest pause, seconds."""
 
-    def wait(self, failures: int, asked: float = 0.0) -> None:
-        """Sleep after the given number of failures in a row, at least as long as ``asked``."""
-        time.sleep(min(max(self.pause * 2 ** (failures - 1), asked), self.longest))
+def get(session: requests.Session, url: str, **how: Any) -> requests.Response:
+    """Send a GET request and return the response; status 416 (range) is the caller's to handle.
+
+    Raises:
+        DataError: the server cannot be reached or answers with another error status.
+    """
+    try:
+        response = session.get(url, timeout=TIMEOUT, **how)
+        if response.status_code != 416:
+            response.raise_for_status()
+    except requests.RequestException as error:
+        raise DataError(
+            f"cannot fetch {url}: {_reason(error)}. Does the address open in a browser? What has "
+            f"arrived is kept: run the same command again to resume"
+        ) from error
+    return response
 
 
 def fetch(
@@ -78,138 +79,92 @@ def fetch(
     *,
     size: int | None,
     md5: str,
-    patience: Patience,
-    progress: Progress = lambda count: None,
-) -> None:
-    """Bring ``url`` to ``target``; the file appears there when it is complete and right.
+    retry: Retry,
+    repeatable: bool = False,
+    progress: Callable[[int], object] = lambda have: None,
+) -> str:
+    """Fetch ``url`` to ``target``, which appears when it is complete, and return its MD5.
 
-    Args:
-        session: what requests go through.
-        url: where the file is.
-        target: where it goes; ``NAME.part`` beside it holds what has come so far.
-        size: bytes expected, None where unknown.
-        md5: digest expected, hexadecimal.
-        patience: when to give up.
-        progress: told of arriving bytes, those of an earlier run included.
+    ``NAME.part`` beside the target holds the bytes that have arrived; ``progress`` is called with
+    their number. ``size`` is None where unknown. ``repeatable`` accepts a digest other than ``md5``
+    when two transfers agree on it.
 
     Raises:
-        DigestError: the whole file came several times with another digest.
-        DataError: the server refuses, the line stays down, or the disk is full.
+        DataError: the server refuses or keeps failing, the digest stays wrong, the disk is full.
     """
-    part = target.with_name(target.name + ".part")
-    failures, wrong = 0, 0
-    have = _size(part)
-    progress(have)
-    while True:
+    part = target.with_name(f"{target.name}.part")
+    left, found = retry, []
+    while len(found) < WHOLE_TRANSFERS:
+        have = _size(part)
         try:
-            _transfer(session, url, part, size=size, progress=progress)
-        except TransferError as error:
-            failures = 0 if _size(part) > have else failures
-            failures, have = failures + 1, _size(part)
-            if failures >= patience.attempts:
-                raise DataError(
-                    f"{url} failed {failures} times in a row ({error}); {have:,} bytes are kept "
-                    f"in {part}: run the same command again to go on from there"
-                ) from error
-            patience.wait(failures, error.wait)
+            _receive(session, url, part, size=size, progress=progress)
+        except HTTPError as error:
+            left = _wait(retry if _size(part) > have else left, url, part, error)
             continue
-        found = digest(part)
-        if found == md5:
+        digest = md5_of(part)
+        if digest == md5 or (repeatable and digest in found):
             part.replace(target)
-            return
-        wrong += 1
-        progress(-_size(part))
+            return digest
+        found.append(digest)
         part.unlink()
-        have = 0
-        if wrong >= patience.whole:
-            raise DigestError(
-                f"{url} was fetched {wrong} times and its MD5 is {found}, expected {md5}; a proxy "
-                f"may be in the way. Nothing of it was kept",
-                found,
-            )
-        patience.wait(wrong)
+    raise DataError(
+        f"{url} was fetched {len(found)} times and its MD5 is {found[-1]}, expected {md5}; a proxy "
+        f"may have altered it. Nothing of it was kept"
+    )
 
 
-def digest(path: Path) -> str:
-    """Return the MD5 of a file, as Dataverse publishes it."""
+def md5_of(path: Path) -> str:
+    """Return the MD5 of a file, which is what Dataverse publishes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
 
 
-def _transfer(
-    session: requests.Session, url: str, part: Path, *, size: int | None, progress: Progress
-) -> None:
-    """Add to ``part`` what is missing of it; raise ``TransferError`` when that did not work out."""
-    have = _size(part)
-    if size is not None and have == size:
-        return
-    if size is not None and have > size:
-        progress(-have)
-        part.unlink()
-        have = 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+def _wait(left: Retry, url: str, part: Path, error: HTTPError) -> Retry:
+    """Wait before the next attempt and return the attempts left after it."""
     try:
-        with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code == 416:  # what we have is no beginning of what is there
-                progress(-have)
-                part.unlink()
-                raise TransferError(
-                    f"the server has no bytes after the {have:,} kept; starting again"
-                )
-            start = _start(response, have)
-            if start == 0 and have:
-                progress(-have)
-            _save(response, part, start, progress)
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise TransferError(_reason(error)) from error
-    if size is not None and _size(part) < size:
-        raise TransferError(f"the line closed after {_size(part):,} of {size:,} bytes")
-
-
-def _start(response: requests.Response, have: int) -> int:
-    """Return at which byte the body starts; refuse an answer that is no file."""
-    check_status(response)
-    if response.status_code != 206:
-        return 0
-    said = response.headers.get("Content-Range", "")
-    if not said.startswith(f"bytes {have}-"):
-        raise TransferError(
-            f"asked for the bytes from {have:,} on, was offered {said or 'others'!r}"
-        )
-    return have
-
-
-def check_status(response: requests.Response) -> None:
-    """Raise ``TransferError`` for a status that may go away, ``DataError`` for any other."""
-    if response.status_code in WORTH_ANOTHER_TRY:
-        after = response.headers.get("Retry-After", "")
-        raise TransferError(
-            f"status {response.status_code}", float(after) if after.isdigit() else 0.0
-        )
-    if response.status_code not in (200, 206):
+        left = left.increment("GET", url, error=error)
+    except MaxRetryError:
         raise DataError(
-            f"{response.url} answers with status {response.status_code} ({response.reason}); "
-            f"expected 200. Is the address right, and can you open it in a browser?"
-        )
-
-
-def _save(response: requests.Response, part: Path, start: int, progress: Progress) -> None:
-    """Write the body to ``part`` from byte ``start`` on."""
-    try:
-        with part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            while chunk := response.raw.read1(CHUNK):  # iter_content drops a chunk that broke off
-                file.write(chunk)
-                progress(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
-    except HTTPError as error:
-        raise TransferError(_reason(error)) from error
-    except OSError as error:
-        raise DataError(
-            f"cannot write {part}: {error.strerror or error}; make room or give another --out. "
-            f"What has come so far is kept"
+            f"{url} broke off {len(left.history) + 1} times in a row ({_reason(error)}); "
+            f"{_size(part):,} bytes are kept in {part}: run the same command again to resume"
         ) from error
+    left.sleep()
+    return left
+
+
+def _receive(
+    session: requests.Session,
+    url: str,
+    part: Path,
+    *,
+    size: int | None,
+    progress: Callable[[int], object],
+) -> None:
+    """Append the missing bytes to ``part`` with one request.
+
+    Raises:
+        HTTPError: the part is not complete; another request may complete it.
+    """
+    have = _size(part)
+    progress(have)
+    if have == size:
+        return
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with get(session, url, headers=headers, stream=True) as response:
+        offered = response.headers.get("Content-Range", "")
+        if response.status_code == 416:
+            part.unlink(missing_ok=True)
+            raise ProtocolError(f"the server has no bytes after {have:,}: starting again")
+        if response.status_code == 206 and not offered.startswith(f"bytes {have}-"):
+            raise ProtocolError(f"asked for the bytes from {have:,} on, was offered {offered!r}")
+        mode = "ab" if response.status_code == 206 else "wb"
+        with writing(part, DISK_FULL), part.open(mode) as file:
+            while chunk := response.raw.read1(CHUNK):  # iter_content loses a chunk that broke off
+                file.write(chunk)
+                progress(file.tell())
+    sync(part)
+    if size is not None and _size(part) < size:
+        raise ProtocolError(f"the connection closed after {_size(part):,} of {size:,} bytes")
 
 
 def _size(path: Path) -> int:
@@ -217,5 +172,6 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Return the last cause of an error in few words."""
-    return str(error.args[0] if error.args else error)[:120]
+    """Return the message of the error that requests and urllib3 wrapped, shortened."""
+    inner = error.args[0] if error.args else error
+    return str(getattr(inner, "reason", inner))[:160]

@@ -1,11 +1,13 @@
-"""Download against a Dataverse on loopback that drops lines, corrupts bytes and ignores Range."""
+"""Download from a local Dataverse that drops connections, alters bytes and ignores Range."""
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,9 +18,10 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.ham10000.download import download
-from pipeline.ham10000.transfer import Patience
+from pipeline.ham10000.transfer import RETRY
 
-QUICK = Patience(attempts=4, pause=0.001, longest=0.01)
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = RETRY.new(total=3, backoff_factor=0.001)
 ZIP_1, ZIP_2, TABLE = (
     "HAM10000_images_part_1.zip",
     "HAM10000_images_part_2.zip",
@@ -32,7 +35,7 @@ def noise(count: int, seed: int) -> bytes:
 
 @dataclass
 class Deposit:
-    """What the server holds, what goes wrong with it, and what it was asked."""
+    """The files of the server, the faults of its next answers, and the requests it got."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
@@ -73,7 +76,7 @@ class Deposit:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as a Dataverse does, and goes wrong when told to."""
+    """Answers as Dataverse does, with the faults that ``Deposit.faults`` lists."""
 
     state: Deposit
 
@@ -81,6 +84,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        assert "python-requests" not in self.headers["User-Agent"]  # Harvard's refuses it
         parts = urlsplit(self.path)
         query = parse_qs(parts.query)
         if parts.path == "/api/datasets/:persistentId/versions/:latest-published/files":
@@ -95,9 +99,10 @@ class Handler(BaseHTTPRequestHandler):
     def list_files(self) -> None:
         self.state.asked.append(("listing", "", ""))
         faults = self.state.faults.get("listing", [])
-        if faults and faults.pop(0) == "busy":
+        fault = faults.pop(0) if faults else ""
+        if fault == "busy":
             return self.send_error(503)
-        body = json.dumps(self.state.listing()).encode()
+        body = b"<html>" if fault == "html" else json.dumps(self.state.listing()).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -108,9 +113,9 @@ class Handler(BaseHTTPRequestHandler):
         data = self.state.files[name]
         if not name.endswith(".zip") and query.get("format") != ["original"]:
             data = data.replace(b",", b"\t")
-        if fault == "busy":
+        if fault.startswith("busy:"):
             self.send_response(429)
-            self.send_header("Retry-After", "0")
+            self.send_header("Retry-After", fault.removeprefix("busy:"))
             self.send_header("Content-Length", "0")
             return self.end_headers()
         if fault == "gone":
@@ -166,86 +171,86 @@ def assert_complete(out: Path, deposit: Deposit, names: tuple[str, ...]) -> None
         assert (out / name).read_bytes() == deposit.files[name]
 
 
-def test_files_are_found_by_name_whatever_their_ids(tmp_path: Path, deposit: Deposit) -> None:
+def test_files_are_found_by_name_not_by_id(tmp_path: Path, deposit: Deposit) -> None:
     deposit.first_id = 77
-    download(tmp_path / "ham", base_url=deposit.url, patience=QUICK)
+    download(tmp_path / "ham", base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path / "ham", deposit, (ZIP_1, ZIP_2, TABLE))
 
 
-def test_the_test_set_comes_when_asked_for(tmp_path: Path, deposit: Deposit) -> None:
-    files = download(tmp_path, base_url=deposit.url, patience=QUICK, test_set=True)
+def test_the_official_test_set_is_fetched_on_request(tmp_path: Path, deposit: Deposit) -> None:
+    files = download(tmp_path, base_url=deposit.url, retry=QUICK, test_set=True)
     names = set(deposit.files) - {"something_else.zip"}
     assert_complete(tmp_path, deposit, tuple(names))
     assert {path.name for path in files} == names
 
 
-def test_a_second_run_fetches_nothing(tmp_path: Path, deposit: Deposit) -> None:
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+def test_a_second_run_fetches_nothing_but_the_listing(tmp_path: Path, deposit: Deposit) -> None:
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     deposit.asked.clear()
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert [name for name, _, _ in deposit.asked] == ["listing"]
 
 
-def test_a_dropped_line_goes_on_where_it_broke(tmp_path: Path, deposit: Deposit) -> None:
-    deposit.faults[ZIP_1] = ["drop:1000000", "drop:500000", "busy"]
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+def test_a_dropped_transfer_resumes_where_it_broke(tmp_path: Path, deposit: Deposit) -> None:
+    deposit.faults[ZIP_1] = ["drop:1000000", "drop:500000", "busy:0"]
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
     assert deposit.ranges(ZIP_1) == ["", "bytes=1000000-", "bytes=1500000-", "bytes=1500000-"]
 
 
-def test_progress_resets_the_count_of_failures(tmp_path: Path, deposit: Deposit) -> None:
+def test_new_bytes_reset_the_count_of_failures(tmp_path: Path, deposit: Deposit) -> None:
     deposit.faults[ZIP_1] = ["drop:100000"] * 12
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
 
 
-def test_the_next_run_goes_on_from_the_part_of_the_last(tmp_path: Path, deposit: Deposit) -> None:
-    deposit.faults[ZIP_1] = ["drop:1200000", *["busy"] * 3]
-    with pytest.raises(DataError, match=r"failed 4 times.*1,200,000 bytes are kept"):
-        download(tmp_path, base_url=deposit.url, patience=QUICK)
+def test_the_next_run_resumes_the_part_of_the_last_one(tmp_path: Path, deposit: Deposit) -> None:
+    deposit.faults[ZIP_1] = ["drop:1200000", *["drop:0"] * 3]
+    with pytest.raises(DataError, match=r"broke off 4 times.*1,200,000 bytes are kept"):
+        download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert [path.name for path in tmp_path.iterdir()] == [ZIP_1 + ".part"]
     deposit.asked.clear()
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
     assert deposit.ranges(ZIP_1) == ["bytes=1200000-"]
 
 
 @pytest.mark.parametrize("fault", ["ignore-range", "other-range", "corrupt"])
-def test_an_answer_that_does_not_fit_the_part_is_not_glued_to_it(
+def test_an_answer_that_does_not_continue_the_part_is_not_appended(
     tmp_path: Path, deposit: Deposit, fault: str
 ) -> None:
     deposit.faults[ZIP_1] = ["drop:1000000", fault]
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
 
 
 @pytest.mark.parametrize("size", [3_000_000, 3_000_001, 5])
-def test_a_foreign_part_does_no_harm(tmp_path: Path, deposit: Deposit, size: int) -> None:
+def test_a_part_with_other_content_is_replaced(tmp_path: Path, deposit: Deposit, size: int) -> None:
     (tmp_path / (ZIP_1 + ".part")).write_bytes(b"x" * size)
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
 
 
 def test_corrupted_bytes_are_fetched_again_and_never_kept(tmp_path: Path, deposit: Deposit) -> None:
     deposit.faults[ZIP_2] = ["corrupt", "corrupt"]
-    download(tmp_path / "good", base_url=deposit.url, patience=QUICK)
+    download(tmp_path / "good", base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path / "good", deposit, (ZIP_1, ZIP_2, TABLE))
     deposit.faults[ZIP_2] = ["corrupt"] * 9
     with pytest.raises(DataError, match=r"fetched 3 times and its MD5 is .*, expected"):
-        download(tmp_path / "bad", base_url=deposit.url, patience=QUICK)
+        download(tmp_path / "bad", base_url=deposit.url, retry=QUICK)
     assert [path.name for path in (tmp_path / "bad").iterdir()] == [ZIP_1]
 
 
 def test_a_damaged_file_is_replaced(tmp_path: Path, deposit: Deposit) -> None:
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     (tmp_path / ZIP_2).write_bytes(b"y" * 1_000_000)
     (tmp_path / TABLE).write_bytes(b"")
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
 
 
-def test_tables_come_as_deposited(tmp_path: Path, deposit: Deposit) -> None:
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+def test_tables_are_fetched_as_deposited(tmp_path: Path, deposit: Deposit) -> None:
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert ("HAM10000_metadata.csv", "format=original", "") in deposit.asked
 
 
@@ -253,39 +258,71 @@ def test_a_table_may_have_another_digest_than_listed_if_it_is_stable(
     tmp_path: Path, deposit: Deposit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deposit.listed_md5[TABLE] = "0" * 32
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
-    assert "note: HAM10000_metadata.csv has MD5" in capsys.readouterr().err
+    assert "warning: HAM10000_metadata.csv has MD5" in capsys.readouterr().err
 
 
 def test_a_busy_listing_is_asked_again(tmp_path: Path, deposit: Deposit) -> None:
     deposit.faults["listing"] = ["busy", "busy"]
-    download(tmp_path, base_url=deposit.url, patience=QUICK)
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
 
 
-def test_what_will_not_go_away_is_said_at_once(tmp_path: Path, deposit: Deposit) -> None:
+def test_the_wait_that_a_server_asks_for_is_kept(tmp_path: Path, deposit: Deposit) -> None:
+    deposit.faults[ZIP_2] = ["busy:1"]
+    start = time.monotonic()
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
+    assert time.monotonic() - start >= 1
+    assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
+
+
+def test_a_server_that_stays_busy_is_reported(tmp_path: Path, deposit: Deposit) -> None:
+    deposit.faults[ZIP_1] = ["busy:0"] * 9
+    with pytest.raises(DataError, match=r"429.*run the same command again"):
+        download(tmp_path, base_url=deposit.url, retry=QUICK)
+    assert len(deposit.ranges(ZIP_1)) == 4
+
+
+def test_permanent_errors_are_reported_at_once(tmp_path: Path, deposit: Deposit) -> None:
     deposit.faults[ZIP_1] = ["gone"]
-    with pytest.raises(DataError, match="status 404"):
-        download(tmp_path, base_url=deposit.url, patience=QUICK)
+    with pytest.raises(DataError, match=r"cannot fetch .*404"):
+        download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert len(deposit.ranges(ZIP_1)) == 1
+    deposit.faults["listing"] = ["html"]
+    with pytest.raises(DataError, match="did not answer with a Dataverse file listing"):
+        download(tmp_path, base_url=deposit.url, retry=QUICK)
     del deposit.files[ZIP_2]
     with pytest.raises(DataError, match=f"lists no file {ZIP_2}; it lists .*something_else"):
-        download(tmp_path, base_url=deposit.url, patience=QUICK)
-    with pytest.raises(DataError, match="did not answer with a Dataverse file listing"):
-        download(tmp_path, base_url="no-address", patience=QUICK)
+        download(tmp_path, base_url=deposit.url, retry=QUICK)
+    with pytest.raises(DataError, match="cannot fetch no-address"):
+        download(tmp_path, base_url="no-address", retry=QUICK)
+    with pytest.raises(DataError, match="Connection refused"):
+        download(tmp_path, base_url="http://127.0.0.1:1", retry=QUICK)
 
 
-def test_an_unreachable_server_is_one_message_and_exit_code_2(
-    tmp_path: Path, deposit: Deposit
+def test_the_command_prints_the_licence_and_reports_failure_in_one_message(
+    tmp_path: Path, deposit: Deposit, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    words = [sys.executable, "-m", "pipeline.ham10000", "download", "--out", str(tmp_path / "d")]
-    words += ["--base-url", deposit.url]
-    good = subprocess.run(words, capture_output=True, text=True, check=False)
+    out = tmp_path / "d"
+    words = ["-m", "pipeline.ham10000", "download", "--out", str(out), "--base-url", deposit.url]
+    good = command(*words)
     assert good.returncode == 0, good.stderr
     assert "CC BY-NC 4.0" in good.stdout and "10.1038/sdata.2018.161" in good.stdout
     deposit.faults[ZIP_1] = ["gone"]
-    (tmp_path / "d" / ZIP_1).unlink()
-    bad = subprocess.run(words, capture_output=True, text=True, check=False)
+    (out / ZIP_1).unlink()
+    bad = command(*words)
     assert bad.returncode == 2
     assert "error: " in bad.stderr and "Traceback" not in bad.stderr
+
+
+def test_a_full_disk_is_reported_and_what_arrived_is_kept(tmp_path: Path, deposit: Deposit) -> None:
+    command = f"{sys.executable} -m pipeline.ham10000 download --out {tmp_path}"
+    limited = ["bash", "-c", f"ulimit -f 2000; exec {command} --base-url {deposit.url}"]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert re.search(r"error: cannot write .*part: File too large; make room", done.stderr)
+    deposit.asked.clear()
+    download(tmp_path, base_url=deposit.url, retry=QUICK)
+    assert_complete(tmp_path, deposit, (ZIP_1, ZIP_2, TABLE))
+    assert deposit.ranges(ZIP_1) == [f"bytes={2000 * 1024}-"]

@@ -47,7 +47,7 @@ def test_table_is_the_same_whatever_its_name_and_delimiter(tmp_path, name, delim
     ]
 
 
-def test_eighth_column_and_quotes_and_byte_order_mark_are_taken(tmp_path):
+def test_eighth_column_quotes_and_byte_order_mark_are_accepted(tmp_path):
     names = [*ROW, "dataset"]
     line = ",".join(f'"{ROW.get(name, "vidir_modern")}"' for name in names)
     text = "\ufeff" + ",".join(names) + "\r\n" + line + "\r\n"
@@ -101,7 +101,7 @@ def test_missing_column_is_named(tmp_path, column):
         read_metadata(tmp_path)
 
 
-def test_missing_folder_file_or_rows_are_said(tmp_path):
+def test_missing_folder_file_or_rows_are_reported(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         read_metadata(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"no metadata in .*HAM10000_metadata\.csv"):

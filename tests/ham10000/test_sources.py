@@ -17,7 +17,7 @@ def one_hot(image: str, dx: str, delimiter: str = ",") -> str:
 
 
 def official(root: Path, *, ending: str, zipped: str | None) -> None:
-    """Write a test set of seven images; ``zipped`` is the folder inside the zip, None a folder."""
+    """Write a test set of seven images in a folder, or in a zip below its folder ``zipped``."""
     delimiter = "\t" if ending == ".tab" else ","
     text = COLUMNS.replace(",", delimiter) + "\n"
     names = {f"ISIC_003451{n}": dx for n, dx in enumerate(DX)}
@@ -87,7 +87,7 @@ def own(root: Path, text: str, images: list[str]) -> Path:
     return root
 
 
-def test_own_images_need_only_id_and_dx(tmp_path):
+def test_own_images_need_only_image_id_and_dx(tmp_path):
     source = open_source(own(tmp_path, "image_id,dx\na.jpg,MEL\nb,nv\n", ["a.jpg", "b.png"]))
     assert source.kind == "images" and source.labels == "dx"
     assert source.table["image_id"].tolist() == ["a", "b"]
@@ -96,7 +96,7 @@ def test_own_images_need_only_id_and_dx(tmp_path):
     assert source.table["age"].isna().all()
 
 
-def test_own_labels_stand_for_a_dx_and_it_is_said(tmp_path):
+def test_own_labels_stand_for_a_dx_with_a_note(tmp_path):
     text = "image_id,label,patient_id,age,sex\na,1,p1,50,F\nb,benign,p1,,\nc,0.0,,7,m\n"
     source = open_source(own(tmp_path, text, ["a.jpg", "b.jpg", "c.jpg"]))
     assert source.labels == "binary" and "binary" in source.notes[0]
@@ -106,7 +106,7 @@ def test_own_labels_stand_for_a_dx_and_it_is_said(tmp_path):
     assert source.table["patient_id"].tolist() == ["p1", "p1", ""]
 
 
-def test_unusable_own_tables_are_explained(tmp_path):
+def test_unusable_own_tables_are_refused_with_the_reason(tmp_path):
     with pytest.raises(DataError, match="neither a column dx"):
         open_source(own(tmp_path / "a", "image_id,age\na,5\n", ["a.jpg"]))
     with pytest.raises(DataError, match=r"line 2: label is '2'"):

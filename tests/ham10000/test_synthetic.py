@@ -1,4 +1,4 @@
-"""The made-up dataset: HAM10000's layout and proportions, the same bytes each time, learnable."""
+"""The synthetic dataset: HAM10000's layout and proportions, reproducible bytes, learnable."""
 
 import csv
 import hashlib
@@ -66,7 +66,7 @@ def test_photographs_of_one_lesion_share_its_row_and_differ_in_pixels(folder: Pa
     assert len(set(contents.values())) == len(contents)
 
 
-def test_something_is_missing_as_in_the_real_table(folder: Path) -> None:
+def test_some_values_are_missing_as_in_the_real_table(folder: Path) -> None:
     rows = rows_of(folder)
     assert any(row["age"] == "" for row in rows)
     assert any(row["sex"] == "unknown" for row in rows)
@@ -74,7 +74,7 @@ def test_something_is_missing_as_in_the_real_table(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("images", [7, 60, 120, 600, 10015])
-def test_every_class_is_there_in_ham10000s_proportions(images: int) -> None:
+def test_classes_have_ham10000s_proportions_and_none_is_empty(images: int) -> None:
     counts = class_counts(images)
     assert sum(counts.values()) == images
     assert min(counts.values()) >= (6 if images >= 144 else 1)
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     assert not shared
 
 
-def test_diagnoses_can_be_learnt_but_not_perfectly(tmp_path: Path) -> None:
+def test_diagnoses_are_learnable_but_not_perfectly(tmp_path: Path) -> None:
     """Colour and brightness alone tell malignant from benign better than chance, not wholly."""
     synthesize(tmp_path / "demo", images=400, seed=5, size=(96, 72))
     features, labels, lesions = [], [], []
@@ -120,7 +120,7 @@ def test_diagnoses_can_be_learnt_but_not_perfectly(tmp_path: Path) -> None:
     assert 0.65 < score < 0.999
 
 
-def test_nothing_is_overwritten_and_nothing_half_made_is_left(tmp_path: Path) -> None:
+def test_a_filled_folder_is_refused_and_a_refusal_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("keep me")
     with pytest.raises(DataError, match="not empty"):
