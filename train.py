@@ -28,8 +28,8 @@ from pipeline.learning.inference import predict_logits
 from pipeline.learning.learning_rate import momentum_at, rate_factor
 from pipeline.learning.optimizers import set_rate
 from pipeline.learning.probability import require_diagnoses
-from pipeline.loading.batch import Batch
-from pipeline.loading.loader import Loader, make_loader
+from pipeline.loading.batch import Batch, Loader
+from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb
 from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import Split, ensure_intact, open_shards

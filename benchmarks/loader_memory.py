@@ -43,7 +43,7 @@ def rank(root: Path, backend: Literal["dali", "portable"], out: Path, begun: flo
     """Iterate an epoch as one rank does; write what it took to ``out``."""
     import torch
 
-    from pipeline.loading import make_loader
+    from pipeline.loading.loader import make_loader
 
     imported = time.time()
     shards = open_shards(root)

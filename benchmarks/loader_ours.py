@@ -27,10 +27,11 @@ from benchmarks.loader_contest import (
     serve,
 )
 from benchmarks.loader_opencv import Sample, stack
-from pipeline.loading.ahead import ahead
-from pipeline.loading.loader import Loader
+from pipeline.loading.backend import ahead
+from pipeline.loading.flags import Backend
+from pipeline.loading.loader import loader_of
+from pipeline.loading.order import EpochPlan
 from pipeline.loading.presets import TRAIN_PRESETS, TrainPreset
-from pipeline.loading.requests import Schedule
 from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import open_shards
 
@@ -49,12 +50,13 @@ PRESETS: dict[str, TrainPreset] = {
 """The recipes in this project's terms."""
 
 
-def own_loader(backend: str, task: Task) -> Iterator[torch.Tensor]:
+def own_loader(backend: Backend, task: Task) -> Iterator[torch.Tensor]:
     """Batches of a backend of this project."""
     samples = Samples(open_shards(Path(task.shards)).split("train"))
-    loader: Loader = _backend(backend)(
+    loader = loader_of(
         samples,
-        Schedule(phase="train", shard_of=samples.shard_of, batch_size=task.batch_size),
+        EpochPlan(phase="train", shard_of=samples.shard_of, batch_size=task.batch_size),
+        backend=backend,
         preset=PRESETS[task.recipe],
         image_size=task.image_size,
         device=torch.device("cpu"),
@@ -65,16 +67,6 @@ def own_loader(backend: str, task: Task) -> Iterator[torch.Tensor]:
             yield from (batch.images for batch in loader.epoch(epoch))
     finally:
         loader.close()
-
-
-def _backend(name: str) -> Callable[..., Loader]:
-    if name == "dali":
-        from pipeline.loading.dali import DaliLoader  # not where DALI is not installed
-
-        return DaliLoader
-    from pipeline.loading.portable import PortableLoader
-
-    return PortableLoader
 
 
 def pillow_transform(task: Task) -> Callable[[Any], torch.Tensor]:
@@ -190,20 +182,19 @@ def dali_callback(task: Task) -> Iterator[int]:
     """This project's callback (order, reading ahead, parameters) and DALI's CPU decoder."""
     from nvidia.dali import fn
 
-    from pipeline.loading.dali import READ_AHEAD, DaliLoader
+    from pipeline.loading.dali import DaliLoader
 
     samples = Samples(open_shards(Path(task.shards)).split("train"))
-    schedule = Schedule(phase="train", shard_of=samples.shard_of, batch_size=task.batch_size)
+    plan = EpochPlan(phase="train", shard_of=samples.shard_of, batch_size=task.batch_size)
     loader = DaliLoader(
         samples,
-        schedule,
+        plan,
         preset=PRESETS["full"],
         image_size=task.image_size,
         device=torch.device("cpu"),
         threads=task.workers,
     )
-    requests = (each for epoch in itertools.count() for each in schedule.requests(epoch))
-    inputs = ahead(loader._pool, loader._prepare, requests, depth=READ_AHEAD)
+    inputs = loader.inputs(each for epoch in itertools.count() for each in plan.requests(epoch))
     return _dali_decode(
         task, lambda: fn.external_source(lambda: next(inputs)[0], batch=True, no_copy=True)
     )

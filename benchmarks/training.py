@@ -28,9 +28,9 @@ from benchmarks.loader_sources import SIDE, build, synthesize
 from benchmarks.shards import repeat_images
 from pipeline.cli import guard, parse
 from pipeline.learning.model import build_model
-from pipeline.loading.batch import Batch
+from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.flags import Backend
-from pipeline.loading.loader import Loader, make_loader
+from pipeline.loading.loader import make_loader
 from pipeline.loading.presets import Augment
 from pipeline.machine import cores
 from pipeline.shards.dataset import Split, open_shards

@@ -30,11 +30,11 @@ from benchmarks.training import Row, make_step, measure, rate, training_loader
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
 from pipeline.learning.model import build_model
-from pipeline.loading.ahead import ahead
+from pipeline.loading.backend import ahead
 from pipeline.loading.batch import Batch
 from pipeline.loading.flags import Backend
+from pipeline.loading.order import BatchRequest, EpochPlan
 from pipeline.loading.presets import Augment
-from pipeline.loading.requests import Request, Schedule
 from pipeline.loading.samples import Samples
 from pipeline.machine import cores
 from pipeline.shards.dataset import open_shards
@@ -161,11 +161,11 @@ def decoded(
 ) -> Generator[range, None, None]:
     """Yield a range as long as the batch for each one that the decoder has finished; no end."""
     samples = Samples(open_shards(source.shards).split("train"))
-    schedule = Schedule("train", samples.shard_of, options.batch_size)
-    requests = (each for epoch in itertools.count() for each in schedule.requests(epoch))
+    plan = EpochPlan("train", samples.shard_of, options.batch_size)
+    requests = (each for epoch in itertools.count() for each in plan.requests(epoch))
 
-    def read(request: Request) -> list[np.ndarray]:
-        jpegs = [samples.read(int(number)) for number in request.samples]
+    def read(request: BatchRequest) -> list[np.ndarray]:
+        jpegs = [samples.read(row) for row in request.rows]
         return [np.frombuffer(jpeg, np.uint8) for jpeg in jpegs]
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -1,7 +1,4 @@
-"""How packed samples reach the accelerator: one Batch contract, two backends."""
+"""How packed samples reach the accelerator: an exact order, augmentation, and two backends.
 
-from pipeline.loading.batch import Batch
-from pipeline.loading.loader import Loader, make_loader
-from pipeline.loading.loose import loose_batches
-
-__all__ = ["Batch", "Loader", "loose_batches", "make_loader"]
+``loader.make_loader`` returns a ``batch.Loader``, which yields ``batch.Batch``.
+"""

@@ -2,23 +2,25 @@
 
     Augmentation = draw(preset, sizes [n, 2], image_size, seed, epoch, first position)
 
-Random numbers come from Philox, a counter-based generator: the numbers of position ``p`` are the
-same whichever batch, rank or thread asks for them. Every geometric step is folded into one matrix
-from output pixels to source pixels, every step on colours into one affine map from RGB values of
-0 to 255 to normalised ones; values are not clamped in between, so that highlights stay apart.
+Random numbers come from Philox, a counter-based generator (Salmon et al., SC 2011): those of
+position ``p`` are the same for any batch, rank, thread or backend. Each geometric step is folded
+into one matrix from output pixels to source pixels, each step on colours into one affine map from
+RGB values of 0 to 255 to normalised ones; values are not clamped in between, so that highlights
+stay distinct. ``apply_pixel_operator`` is for the operators of TrivialAugment that are neither.
 """
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from pipeline.loading.presets import MEAN, STD, TrainPreset
 
 NUMBERS = 20
-"""Random numbers that each sample has to itself; a multiple of Philox's four a step."""
+"""Random numbers of each sample; a multiple of Philox's four a step."""
 
 AUGMENT_STREAM, MIX_STREAM = 3, 4
-"""What a stream of random numbers is for; equal seeds do not collide between streams."""
+"""Streams of random numbers: equal seeds do not collide between them."""
 
 TRIVIAL = (
     *("identity", "shear_x", "shear_y", "translate_x", "translate_y", "rotate"),
@@ -30,15 +32,17 @@ TRIVIAL = (
 PIXEL_OPERATORS = ("none", "sharpness", "posterize", "solarize", "autocontrast", "equalize")
 """Those that are neither a matrix on positions nor one on colours, by ``Augmentation.operator``."""
 
-_BINS = 31  # strengths of an operator of TrivialAugment
+_STRENGTHS = 31  # of an operator of TrivialAugment
 _LUMA = np.array([0.299, 0.587, 0.114])
 _TO_YIQ = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
+_BLUR = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13
+_LEVELS = np.arange(256)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Parameters of ``n`` samples, which a backend applies as they stand."""
+    """Parameters of ``n`` samples, for a backend to apply."""
 
     shrink: np.ndarray
     """``[n] int32``: 1, 2, 4 or 8, by which a source is reduced first, smoothly, sides rounded up;
@@ -65,14 +69,6 @@ class Augmentation:
     threshold of solarize."""
 
 
-def uniforms(seed: int, epoch: int, stream: int, start: int, count: int) -> np.ndarray:
-    """Return ``[count, NUMBERS] float64`` in [0, 1), those of positions ``start`` and on."""
-    key = np.random.SeedSequence([seed, epoch, stream]).generate_state(2, np.uint64)
-    philox = np.random.Philox(key=key)
-    philox.advance(start * NUMBERS // 4)
-    return np.random.Generator(philox).random((count, NUMBERS))
-
-
 def draw(
     preset: TrainPreset, sizes: np.ndarray, *, image_size: int, seed: int, epoch: int, start: int
 ) -> Augmentation:
@@ -82,20 +78,19 @@ def draw(
         preset: the ranges.
         sizes: ``[n, 2]``, width and height of each source image, pixels.
         image_size: side of the output, pixels.
-        seed: of the run.
+        seed: seed of the run.
         epoch: from 0.
         start: position of the first sample in the epoch's order, over all ranks.
     """
-    random = uniforms(seed, epoch, AUGMENT_STREAM, start, len(sizes))
-    trivial = _draw_trivial(random[:, 16:19], image_size) if preset.trivial else None
+    random = _uniforms(seed, epoch, AUGMENT_STREAM, start, len(sizes))
     matrix = _geometry(preset, random[:, 0:7], np.asarray(sizes, dtype=np.float64), image_size)
     factors = _colour_factors(preset, random[:, 7:11])
     operator = np.zeros(len(sizes), dtype=np.int32)
     strength = np.zeros(len(sizes), dtype=np.float32)
-    if trivial is not None:
-        matrix = _compose(matrix, trivial.shift)
-        factors[:, :3] *= trivial.factors
-        operator, strength = trivial.operator, trivial.strength
+    if preset.trivial:
+        within, gains, operator, strength = _draw_trivial(random[:, 16:19], image_size)
+        matrix = _compose(matrix, within)
+        factors[:, :3] *= gains
     colour, offset = _colour(factors)
     matrix, shrink = _shrink(matrix)
     return Augmentation(
@@ -109,8 +104,19 @@ def draw(
     )
 
 
+def _uniforms(seed: int, epoch: int, stream: int, start: int, count: int) -> np.ndarray:
+    """Return ``[count, NUMBERS] float64`` in [0, 1), those of positions ``start`` and on."""
+    key = np.random.SeedSequence([seed, epoch, stream]).generate_state(2, np.uint64)
+    philox = np.random.Philox(key=key)
+    philox.advance(start * NUMBERS // 4)
+    return np.random.Generator(philox).random((count, NUMBERS))
+
+
 def _between(low: float, high: float, random: np.ndarray) -> np.ndarray:
     return low + (high - low) * random
+
+
+# -- geometry
 
 
 def _geometry(
@@ -160,6 +166,9 @@ def _shrink(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return matrix / shrink[:, None, None], shrink
 
 
+# -- colours and erasing
+
+
 def _colour_factors(preset: TrainPreset, random: np.ndarray) -> np.ndarray:
     """Return ``[n, 4]``: factors of brightness, contrast, saturation; radians of hue."""
     spread = [preset.brightness, preset.contrast, preset.saturation, np.deg2rad(preset.hue)]
@@ -189,20 +198,20 @@ def _erase(preset: TrainPreset, random: np.ndarray, image_size: int) -> np.ndarr
     return np.where(random[:, :1] < preset.erase, box, 0).astype(np.int32)
 
 
-@dataclass(frozen=True)
-class _Trivial:
-    """One operator of TrivialAugment for each sample."""
-
-    shift: np.ndarray  # [n, 2, 3], within the output
-    factors: np.ndarray  # [n, 3]: brightness, contrast, saturation
-    operator: np.ndarray  # [n] int32
-    strength: np.ndarray  # [n] float32
+# -- TrivialAugment
 
 
-def _draw_trivial(random: np.ndarray, image_size: int) -> _Trivial:
-    """Choose an operator, one of 31 strengths and a direction, with TrivialAugment's ranges."""
+def _draw_trivial(
+    random: np.ndarray, image_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Choose an operator, one of 31 strengths and a direction, with TrivialAugment's ranges.
+
+    Returns:
+        ``[n, 2, 3]``, a matrix within the output; ``[n, 3]``, factors of brightness, contrast and
+        saturation; ``[n] int32`` and ``[n] float32``, pixel operator and its strength.
+    """
     chosen = (random[:, 0] * len(TRIVIAL)).astype(int)
-    level = np.floor(random[:, 1] * _BINS) / (_BINS - 1)
+    level = np.floor(random[:, 1] * _STRENGTHS) / (_STRENGTHS - 1)
     signed = np.where(random[:, 2] < 0.5, -level, level)
 
     def of(name: str, value: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
@@ -211,19 +220,49 @@ def _draw_trivial(random: np.ndarray, image_size: int) -> _Trivial:
     linear = _rotations(np.deg2rad(of("rotate", 135 * signed)))
     linear[:, 0, 1] += of("shear_x", 0.99 * signed)
     linear[:, 1, 0] += of("shear_y", 0.99 * signed)
-    reach = 32 / 224 * image_size
-    centre = image_size / 2 + np.stack(
-        [of("translate_x", reach * signed), of("translate_y", reach * signed)], axis=1
-    )
+    reach = 32 / 224 * image_size * signed
+    shift = np.stack([of("translate_x", reach), of("translate_y", reach)], axis=1)
     factor = 1 + 0.99 * signed
+    gains = [of(name, factor, 1.0) for name in ("brightness", "contrast", "color")]
     names = [name if name in PIXEL_OPERATORS else "none" for name in TRIVIAL]
     codes = np.array([PIXEL_OPERATORS.index(name) for name in names], dtype=np.int32)
     strength = of("sharpness", factor) + of("posterize", 256 - 2 ** np.rint(6 * level))
-    return _Trivial(
-        shift=_about_centre(linear, centre, image_size),
-        factors=np.stack(
-            [of(name, factor, 1.0) for name in ("brightness", "contrast", "color")], axis=1
-        ),
-        operator=codes[chosen],
-        strength=(strength + of("solarize", 255 * (1 - level))).astype(np.float32),
-    )
+    strength = (strength + of("solarize", 255 * (1 - level))).astype(np.float32)
+    matrix = _about_centre(linear, image_size / 2 + shift, image_size)
+    return matrix, np.stack(gains, axis=1), codes[chosen], strength
+
+
+def apply_pixel_operator(image: np.ndarray, name: str, strength: float) -> np.ndarray:
+    """Return ``image`` after the operator ``name``, both ``[H, W, 3] uint8 0-255``.
+
+    This is for the CPU; DALI's pipeline has the same operators.
+    """
+    match name:
+        case "sharpness":
+            return cv2.filter2D(image, -1, sharpness_kernel(strength))
+        case "posterize":
+            return image & np.uint8(strength)
+        case "solarize":
+            return cv2.LUT(image, np.where(strength > _LEVELS, _LEVELS, 255 - _LEVELS).astype("u1"))
+        case "autocontrast":
+            return _autocontrast(image)
+        case "equalize":
+            return cv2.merge([cv2.equalizeHist(channel) for channel in cv2.split(image)])
+        case _:
+            return image
+
+
+def sharpness_kernel(factor: float) -> np.ndarray:
+    """Return ``[3, 3] float32``: the image at factor 1, its blur at 0, sharpened at 2."""
+    kernel = _BLUR * np.float32(1 - factor)
+    kernel[1, 1] += np.float32(factor)
+    return kernel
+
+
+def _autocontrast(image: np.ndarray) -> np.ndarray:
+    """Stretch each channel to 0 to 255; one with a single value stays as it is."""
+    low = image.min(axis=(0, 1)).astype(int)
+    spread = image.max(axis=(0, 1)).astype(int) - low
+    stretched = (_LEVELS[:, None] - low) * 255 / np.maximum(spread, 1)
+    table = np.where(spread > 0, np.clip(np.rint(stretched), 0, 255), _LEVELS[:, None])
+    return cv2.LUT(image, table.astype(np.uint8)[:, None, :])

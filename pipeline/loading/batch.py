@@ -1,22 +1,27 @@
-"""What every loader yields: one batch of images, labels and image ids, whatever read them.
+"""What a loader is, and what it yields: the same from each backend, local or streamed.
 
-The image tensor is channels-last in memory and lies on the device; the ids stay on the host.
+    for batch in loader.epoch(3, start=17):
+        logits = network(batch.images)
+
+These are exactly the batches that an uninterrupted epoch 3 has from number 17 on.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of samples; the same from each backend."""
+    """One batch of samples."""
 
     images: torch.Tensor
     """``[B, 3, H, W] float32``, normalised, channels-last, on the device."""
 
     labels: torch.Tensor
-    """``[B] int64`` on the device: the index of the diagnosis in ``taxonomy.DX``."""
+    """``[B] int64`` on the device: index of the diagnosis in ``taxonomy.DX``."""
 
     image_ids: tuple[str, ...]
     """``B`` image ids, on the host."""
@@ -28,11 +33,22 @@ class Batch:
     """``[B] float32``, share of ``labels`` against ``labels_b``; None when nothing was mixed."""
 
     def __len__(self) -> int:
-        """Return the number of samples, which is 0 for a surplus batch of an evaluation."""
+        """Return the number of samples; 0 for a surplus batch of an evaluation."""
         return len(self.image_ids)
 
 
-def empty_batch(image_size: int, device: torch.device) -> Batch:
-    """Return a batch without samples: what a rank gets that has one batch fewer than the others."""
-    images = torch.empty((0, 3, image_size, image_size), device=device)
-    return Batch(images, torch.empty(0, dtype=torch.int64, device=device), ())
+class Loader(Protocol):
+    """Batches of one split. Its state is (epoch, number of the next batch) and nothing else."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch on this rank; equal on all ranks."""
+        ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of ``epoch`` from number ``start`` on; one epoch at a time."""
+        ...
+
+    def close(self) -> None:
+        """Stop the threads and close the shards."""
+        ...

@@ -1,16 +1,16 @@
 """The DALI backend: decode and preprocess on the GPU, or with DALI's CPU operators without one.
 
-    schedule -> requests -> JPEG bytes and parameters, read ahead in threads
-             -> fn.external_source -> decode (nvJPEG on a GPU) -> warp, colour, erase -> Batch
+    plan.requests -> JPEG bytes and parameters, read ahead in threads -> fn.external_source
+                  -> decode (nvJPEG on a GPU) -> warp, colour, erase -> Batch
 
-DALI only applies the parameters that ``augment.draw`` made, so that it has no state of its own and
-gives the same augmentation as the portable backend. Batches reach torch without a copy (DLPack),
-and without waiting for the GPU: DALI makes the consumer's stream wait instead of the host.
+DALI only applies the parameters that ``augment.draw`` made, so it has no random state to save and
+gives the same augmentation as the portable backend. Batches reach torch without a copy (DLPack)
+and without a GPU sync: DALI makes the consumer's stream wait instead of the host.
 """
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -20,13 +20,11 @@ import torch
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 
-from pipeline.loading.ahead import ahead
-from pipeline.loading.augment import PIXEL_OPERATORS, draw
-from pipeline.loading.batch import Batch, empty_batch
-from pipeline.loading.pixel_operators import sharpness_kernel
+from pipeline.loading.augment import PIXEL_OPERATORS, sharpness_kernel
+from pipeline.loading.backend import BackendLoader, ahead
+from pipeline.loading.batch import Batch
+from pipeline.loading.order import BatchRequest
 from pipeline.loading.presets import MEAN, STD, TrainPreset, eval_geometry
-from pipeline.loading.requests import Request, Schedule
-from pipeline.loading.samples import Samples
 from pipeline.out_of_memory import out_of_memory
 
 PREFETCH = 2
@@ -36,84 +34,55 @@ READ_AHEAD = 2
 """Batches whose bytes and parameters are prepared ahead of DALI."""
 
 READ_THREADS = 2
-"""Threads that read them; the time goes into the storage, not into Python."""
+"""Threads that read them; they mostly wait for the storage."""
 
 Inputs = tuple[Any, ...]
+"""What the pipeline takes for a batch: JPEGs first, then arrays with a row for each sample."""
 
-operators_of: Any = fn  # its operators are made at import, unseen by type checkers
+operators_of: Any = fn  # its operators are made at import, so type checkers do not find them
 _UINT8 = types.DALIDataType.UINT8
+_LINEAR = types.DALIInterpType.INTERP_LINEAR
 
 
-class DaliLoader:
-    """A loader whose pixels are made by DALI."""
+class DaliLoader(BackendLoader):
+    """A loader whose pixels are made by DALI; ``device`` is CUDA or the CPU."""
 
-    def __init__(
-        self,
-        samples: Samples,
-        schedule: Schedule,
-        *,
-        preset: TrainPreset,
-        image_size: int,
-        device: torch.device,
-        threads: int,
-    ) -> None:
-        """Keep what decides the batches and build the pipeline.
-
-        Args:
-            samples: the split.
-            schedule: which of its samples make which batch.
-            preset: the augmentation of the train phase.
-            image_size: side of the output, pixels.
-            device: where the batches go; CUDA, or the CPU.
-            threads: DALI's, per process.
-        """
-        self.batches_per_epoch = schedule.batches_per_epoch
-        self.samples_per_epoch = schedule.samples_per_epoch
-        self._samples, self._schedule, self._preset = samples, schedule, preset
-        self._image_size, self._device, self._threads = image_size, device, max(1, threads)
-        self._pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
+    def __post_init__(self) -> None:
+        """Start the threads that read; the pipeline is built at the first batch."""
+        super().__post_init__()
+        self.pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
         self._inputs: Iterator[Inputs] = iter(())
         self._pipe: Pipeline | None = None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on; one epoch at a time."""
         self._empty_pipeline()
-        requests = list(self._schedule.requests(epoch, start))
-        filled = [request for request in requests if len(request.samples)]
-        inputs = ahead(self._pool, self._prepare, filled, depth=READ_AHEAD)
+        requests = list(self.plan.requests(epoch, start))
+        inputs = self.inputs(request for request in requests if len(request.rows))
         self._inputs = inputs
         try:
             for request in requests:
-                if len(request.samples):
-                    yield self._batch(request, self._images(request))
-                else:
-                    yield empty_batch(self._image_size, self._device)
+                yield self.batch(request, self._images(request))
         finally:  # also where the consumer leaves early, which may be at the interpreter's end
             inputs.close()
 
     def close(self) -> None:
-        """Take the pipeline down and close the shards."""
+        """Take the pipeline down, stop the threads and close the shards."""
         self._pipe = None
-        self._pool.shutdown(cancel_futures=True)
-        self._samples.close()
+        super().close()
 
-    def _prepare(self, request: Request) -> Inputs:
-        """Return the arrays that the pipeline's external source gives for a batch."""
-        numbers = [int(each) for each in request.samples]
-        jpegs = [self._samples.read(number) for number in numbers]
-        pairs = zip(numbers, jpegs, strict=True)
-        sizes = np.array([self._samples.size_of(number, jpeg) for number, jpeg in pairs])
+    def inputs(self, requests: Iterable[BatchRequest]) -> Generator[Inputs, None, None]:
+        """Yield what the pipeline takes for each batch, prepared ahead in threads."""
+        return ahead(self.pool, self._prepare, requests, depth=READ_AHEAD)
+
+    def _prepare(self, request: BatchRequest) -> Inputs:
+        rows = request.rows.tolist()
+        jpegs = [self.samples.read(row) for row in rows]
+        sizes = self.samples.sizes(rows, jpegs)
         encoded = [np.frombuffer(jpeg, dtype=np.uint8) for jpeg in jpegs]
-        if self._schedule.phase == "eval":
-            return (encoded, *_eval_inputs(sizes, self._image_size))
-        drawn = draw(
-            self._preset,
-            sizes,
-            image_size=self._image_size,
-            seed=self._schedule.seed,
-            epoch=request.epoch,
-            start=request.position,
-        )
+        if self.plan.phase == "eval":
+            return (encoded, *_eval_inputs(sizes, self.image_size))
+        drawn = self.draw(request, sizes)
         corner, opposite = drawn.erase[:, :2], drawn.erase[:, 2:]
         shrunk = -(-sizes // drawn.shrink[:, None])
         return (
@@ -130,36 +99,30 @@ class DaliLoader:
             np.array([sharpness_kernel(factor) for factor in drawn.strength], dtype=np.float32),
         )
 
-    def _images(self, request: Request) -> torch.Tensor:
+    def _images(self, request: BatchRequest) -> torch.Tensor:
         """Return the next batch of the pipeline, ``[B, 3, S, S] float32``, channels-last."""
-        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        if len(request.rows) == 0:
+            return torch.empty((0, 3, self.image_size, self.image_size), device=self.device)
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         try:
             (images,) = self._pipeline().run(stream)
         except RuntimeError as error:
-            self._pipe = None  # DALI does not work on after an error
+            self._pipe = None  # a DALI pipeline is unusable after an error
             raise self._explain(error, request) from error
         return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
 
-    def _batch(self, request: Request, images: torch.Tensor) -> Batch:
-        labels = torch.from_numpy(self._samples.labels[request.samples])
-        return Batch(
-            images=images,
-            labels=labels.to(self._device, non_blocking=True),
-            image_ids=tuple(self._samples.image_ids[number] for number in request.samples),
-        )
-
     def _pipeline(self) -> Pipeline:
         if self._pipe is None:
-            build = _eval_pipeline if self._schedule.phase == "eval" else _train_pipeline
-            gpu = self._device.type == "cuda"
+            build = _eval_pipeline if self.plan.phase == "eval" else _train_pipeline
+            gpu = self.device.type == "cuda"
             self._pipe = build(
                 lambda: next(self._inputs),
-                image_size=self._image_size,
-                preset=self._preset,
+                image_size=self.image_size,
+                preset=self.preset,
                 operators="gpu" if gpu else "cpu",
-                batch_size=self._schedule.batch_size,
-                num_threads=self._threads,
-                device_id=(self._device.index or 0) if gpu else None,
+                batch_size=self.plan.batch_size,
+                num_threads=self.threads,
+                device_id=(self.device.index or 0) if gpu else None,
                 prefetch_queue_depth=PREFETCH,
                 exec_dynamic=True,
             )
@@ -181,39 +144,35 @@ class DaliLoader:
         except RuntimeError:
             self._pipe = None
 
-    def _explain(self, error: RuntimeError, request: Request) -> Exception:
-        """Return an error that names the sample, or says what to do where memory ran out.
+    def _explain(self, error: RuntimeError, request: BatchRequest) -> Exception:
+        """Return an error that names the sample, or that says what to do if memory ran out.
 
-        DALI fails a batch as a whole, and up to ``PREFETCH`` batches ahead of the one asked for.
+        DALI's own names no sample, and comes up to ``PREFETCH`` batches ahead of the requested one.
         """
         short = out_of_memory(error)
         if short is not error:
             return short
-        first = request.batch
-        for later in itertools.islice(
-            self._schedule.requests(request.epoch, first), PREFETCH + READ_AHEAD + 1
-        ):
-            for number in map(int, later.samples):
+        later = self.plan.requests(request.epoch, request.batch)
+        for suspect in itertools.islice(later, PREFETCH + READ_AHEAD + 1):
+            for row in suspect.rows:
                 try:
-                    simplejpeg.decode_jpeg(self._samples.read(number))
+                    simplejpeg.decode_jpeg(self.samples.read(row))
                 except ValueError as reason:
-                    return self._samples.undecodable(number, reason)
-        ids = ", ".join(self._samples.image_ids[number] for number in request.samples)
-        error.add_note(f"while making batch {first} of epoch {request.epoch} or a later one: {ids}")
-        return error
+                    return self.samples.undecodable(row, reason)
+        ids = ", ".join(self.samples.image_ids[row] for row in request.rows)
+        where = f"batch {request.batch} of epoch {request.epoch} or one of the next batches"
+        return RuntimeError(f"DALI failed in {where} ({ids}): {error}")
 
 
 def _eval_inputs(sizes: np.ndarray, image_size: int) -> Inputs:
-    """Return width and height after the resize, and where the crop lies in what is left over."""
-    where = [eval_geometry(int(width), int(height), image_size) for width, height in sizes]
-    spare = [(max(each.width - image_size, 1), max(each.height - image_size, 1)) for each in where]
-    columns = (
-        [each.width for each in where],
-        [each.height for each in where],
-        [each.left / free for each, (free, _) in zip(where, spare, strict=True)],
-        [each.top / free for each, (_, free) in zip(where, spare, strict=True)],
-    )
-    return tuple(np.array(column, dtype=np.float32) for column in columns)
+    """Return width and height after the resize, then the crop's corner, as DALI wants it.
+
+    ``sizes`` is ``[n, 2]`` pixels; DALI takes a corner as a share, 0 to 1, of what the crop leaves.
+    """
+    where = np.array([eval_geometry(int(w), int(h), image_size) for w, h in sizes])
+    resized, corner = where[:, :2], where[:, 2:]
+    share = corner / np.maximum(resized - image_size, 1)
+    return tuple(np.concatenate([resized, share], axis=1).astype(np.float32).T.copy())
 
 
 def _decode(jpeg: Any, operators: str) -> Any:
@@ -233,15 +192,13 @@ def _train_pipeline(source: Any, image_size: int, preset: TrainPreset, operators
     )
     images: Any = _decode(jpeg, operators)
     if cast(Any, shrinks):  # AutoGraph: by sample
-        images = fn.resize(
-            images, size=shrunk, interp_type=types.DALIInterpType.INTERP_LINEAR, antialias=True
-        )
+        images = fn.resize(images, size=shrunk, interp_type=_LINEAR, antialias=True)
     images = fn.warp_affine(
         images,
         matrix=matrix,
         size=(image_size, image_size),
         inverse_map=True,
-        interp_type=types.DALIInterpType.INTERP_LINEAR,
+        interp_type=_LINEAR,
     )
     if preset.trivial:
         if operators == "gpu":
@@ -254,7 +211,7 @@ def _train_pipeline(source: Any, image_size: int, preset: TrainPreset, operators
 
 
 def _pixel_operators(images: Any, operator: Any, strength: Any, kernel: Any) -> Any:
-    """Apply the operator that each sample drew, as ``pixel_operators`` does; AutoGraph's ``if``."""
+    """Apply each sample's operator, as ``apply_pixel_operator`` does; AutoGraph's ``if``."""
     if operator == PIXEL_OPERATORS.index("sharpness"):
         images = operators_of.filter(images, kernel)
     elif operator == PIXEL_OPERATORS.index("posterize"):
@@ -287,7 +244,7 @@ def _eval_pipeline(source: Any, image_size: int, preset: TrainPreset, operators:
         _decode(jpeg, operators),
         resize_x=width,
         resize_y=height,
-        interp_type=types.DALIInterpType.INTERP_LINEAR,
+        interp_type=_LINEAR,
         antialias=True,
     )
     return fn.crop_mirror_normalize(

@@ -1,10 +1,60 @@
-"""What can be chosen about loading besides ``presets.Augment`` and ``order.Balance``.
+"""The choice of backend, and the flags of ``python -m pipeline.loading preview``.
 
 Imports no torch, so that ``--help`` answers at once.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from pipeline.errors import DataError
+from pipeline.loading.presets import Augment
 
 Backend = Literal["auto", "dali", "portable"]
 """``auto`` is DALI on a GPU, and the portable backend on a CPU, where it is three
 times as fast as DALI's CPU operators (`python -m benchmarks.loader`)."""
+
+
+@dataclass(frozen=True)
+class PreviewFlags:
+    """Draw originals beside augmented versions; train.py's flags of the same name mean the same."""
+
+    shards: Path = Path("shards/ham10000")
+    """Folder or s3://bucket/prefix that `python -m pipeline.shards build` made."""
+    cache: Path = Path("shards/cache")
+    """Where shards from object storage are kept on this machine."""
+    split: str = "train"
+    """Split that the originals are taken from: train, val or test."""
+    fold: int | None = None
+    """The fold that is val, from 0, for shards built with --folds."""
+    samples: int = 7
+    """Originals, one a row; the diagnoses take turns."""
+    versions: int = 6
+    """Augmented versions of each, one a column."""
+    augment: Augment = "basic"
+    """Preset of random changes: none, basic (rotation, flip, colour), strong (random crop, full
+    rotation, both flips, stronger colour, erasing), trivial (TrivialAugment: one operator)."""
+    mixup: float = 0.0
+    """Mixup's alpha: images and labels of pairs are blended by a share from Beta(alpha, alpha).
+    0: off; 0.2 is common."""
+    cutmix: float = 0.0
+    """CutMix's alpha: a rectangle of one image is pasted into another. 0: off; 1.0 is common."""
+    image_size: int = 224
+    """Pixels: height and width of what the network sees."""
+    seed: int = 0
+    """Decides the originals and the random changes."""
+    backend: Backend = "auto"
+    """Decoder and augmentation: dali, portable, auto (DALI on a GPU, else portable)."""
+    out: Path = Path("preview.png")
+    """Picture to write (PNG)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that give no sheet."""
+        for name in ("samples", "versions", "image_size"):
+            if getattr(self, name) < 1:
+                raise DataError(f"--{name.replace('_', '-')} must be 1 or more")
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise DataError(f"--{name} is the alpha of a Beta distribution: 0 (off) or more")
+        if (self.mixup or self.cutmix) and self.samples < 2:
+            raise DataError("--mixup and --cutmix blend two images: --samples must be 2 or more")

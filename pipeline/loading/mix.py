@@ -1,26 +1,25 @@
-"""Mixup and cutmix as a transform of batches, on the device that they are on.
+"""Mixup and cutmix as a transform of batches, on their device.
 
-Each image is mixed with the one at the mirrored place of its batch, which a shuffled order makes a
-random partner. What is drawn is a function of (seed, epoch, batch, rank), like all else.
+    MixingLoader(loader, Mix(mixup=0.4)).epoch(3)     # batches with labels_b and lam
+
+Each image is mixed with the one at the mirrored place of its batch: a random partner, as the order
+is shuffled. What is drawn is a function of (seed, epoch, batch, rank). Mixup: Zhang et al., ICLR
+2018; CutMix: Yun et al., ICCV 2019.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pipeline.loading.augment import MIX_STREAM
-from pipeline.loading.batch import Batch
-
-if TYPE_CHECKING:
-    from pipeline.loading.loader import Loader
+from pipeline.loading.batch import Batch, Loader
 
 
 @dataclass(frozen=True)
 class Mix:
-    """What is mixed, and from which random numbers."""
+    """How batches are mixed, and what the random numbers depend on."""
 
     mixup: float = 0.0
     """Alpha of the Beta distribution of mixup's share; 0 for no mixup."""
@@ -29,7 +28,7 @@ class Mix:
     """Alpha of the Beta distribution of cutmix's share; 0 for no cutmix."""
 
     seed: int = 0
-    """Of the run."""
+    """Seed of the run."""
 
     rank: int = 0
     """Number of this process."""
@@ -81,21 +80,16 @@ def _cut(
 class MixingLoader:
     """A loader whose batches are mixed after they arrive."""
 
-    loader: "Loader"
-    """Where batches come from."""
+    loader: Loader
+    """Source of the batches."""
 
     mix: Mix
-    """What is done to them."""
+    """How they are mixed."""
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches of an epoch on this rank."""
         return self.loader.batches_per_epoch
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Samples of an epoch over all ranks."""
-        return self.loader.samples_per_epoch
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the mixed batches of ``epoch`` from number ``start`` on."""

@@ -1,27 +1,116 @@
-"""The order of an epoch, as arithmetic: which sample stands at which position, for which rank.
+"""The order of an epoch, as arithmetic: which samples are in which batch of which rank.
 
-The shards have an index and the table of samples is verified, so the order is ours, not a
-reader's. It is a pure function of the seed, the epoch and the sizes of the shards:
+    EpochPlan.requests(epoch, start) -> BatchRequest(epoch, batch, rows, position), ...
 
-    shards, permuted -> windows of whole shards, some thousand samples each -> permuted within
+The order is a pure function of the seed, the epoch and the sizes of the shards:
 
-so tars are read window by window, while a sample's neighbours come from a whole window. Class
-balance is another choice of samples before the same steps; ranks and batches are slices of the
-result. A loader that stopped is resumed by the number of its epoch and of its next batch alone.
+    choose rows (class balance) -> permute the shards -> cut them into windows of whole shards,
+    some thousand samples each -> permute the rows of each window
+
+A loader thus reads the tars of one window at a time, and a batch mixes samples of the whole
+window. Batches and ranks are slices of the order, so (epoch, batch) is all the state of a loader.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
+
+Phase = Literal["train", "eval"]
+"""``train`` is shuffled and drops what fills no global batch; ``eval`` is each sample once."""
 
 Balance = Literal["none", "oversample", "undersample"]
 """``oversample`` repeats the smaller classes up to the largest, ``undersample`` draws from each
 class as many as the smallest has; both make every class equally frequent within an epoch."""
 
-WINDOW_SAMPLES = 4096
-"""Samples that a window holds at least, where there are as many. At 16 KB a sample, 64 MB."""
+BalanceBy = Literal["binary", "dx"]
+"""The classes that are made equally frequent: benign and malignant, or the diagnoses."""
 
-_ORDER, _CHOICE = 1, 2  # what a stream of random numbers is for
+WINDOW_SAMPLES = 4096
+"""Least average number of samples in a window. At 16 KB a sample, 64 MB."""
+
+_ORDER, _CHOICE = 1, 2  # streams of random numbers: equal seeds do not collide between them
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """One batch to be loaded."""
+
+    epoch: int
+    """From 0."""
+
+    batch: int
+    """Number of the batch among those of this rank, from 0."""
+
+    rows: np.ndarray
+    """``[B] int64``, samples by their place in packing order; empty for a surplus batch."""
+
+    position: int
+    """Position of the first of them in the epoch's order, over all ranks."""
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """All that decides which sample is in which batch."""
+
+    phase: Phase
+    """Shuffled full batches, or each sample once."""
+
+    shard_of: np.ndarray
+    """``[n] int``, shard of each sample."""
+
+    batch_size: int
+    """Samples, per process."""
+
+    rank: int = 0
+    """Number of this process."""
+
+    world_size: int = 1
+    """Number of processes."""
+
+    seed: int = 0
+    """Seed of the order."""
+
+    balance: Balance = "none"
+    """How classes are made equally frequent."""
+
+    classes: np.ndarray | None = None
+    """``[n] int``, the class of each sample; needed unless ``balance`` is ``none``."""
+
+    @cached_property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch on every rank.
+
+        Training drops the samples that fill no global batch: the last ones of the epoch's order,
+        so others in each epoch. Evaluation counts surplus empty batches.
+        """
+        if self.phase == "eval":
+            batches = -(-len(self.shard_of) // self.batch_size)
+            return -(-batches // self.world_size)
+        rows = choose_rows(
+            len(self.shard_of), self.classes, balance=self.balance, seed=self.seed, epoch=0
+        )
+        return len(rows) // (self.batch_size * self.world_size)
+
+    def requests(self, epoch: int, start: int = 0) -> Iterator[BatchRequest]:
+        """Yield this rank's batches of ``epoch`` from number ``start`` on.
+
+        Batch ``b`` of rank ``r`` is batch ``b * world_size + r`` of the order, so what a batch of
+        an evaluation holds does not depend on the number of ranks.
+        """
+        order = self._order(epoch)
+        for batch in range(start, self.batches_per_epoch):
+            position = min((batch * self.world_size + self.rank) * self.batch_size, len(order))
+            yield BatchRequest(epoch, batch, order[position : position + self.batch_size], position)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self.phase == "eval":
+            return np.arange(len(self.shard_of), dtype=np.int64)
+        return epoch_order(
+            self.shard_of, seed=self.seed, epoch=epoch, classes=self.classes, balance=self.balance
+        )
 
 
 def epoch_order(
@@ -33,58 +122,57 @@ def epoch_order(
     balance: Balance = "none",
     window: int = WINDOW_SAMPLES,
 ) -> np.ndarray:
-    """Return the samples of an epoch in their order, ``[m] int64`` indexes into ``shard_of``.
+    """Return the rows of an epoch in their order, ``[m] int64`` indexes into ``shard_of``.
 
     Args:
         shard_of: ``[n] int``, the shard in which each sample lies.
-        seed: of the run.
+        seed: seed of the order.
         epoch: from 0.
         classes: ``[n] int``, the class of each sample; needed unless ``balance`` is ``none``.
         balance: how classes are made equally frequent.
-        window: samples among which an order is drawn, at least.
+        window: least average number of samples in a window.
     """
-    chosen = choose_samples(len(shard_of), classes, balance=balance, seed=seed, epoch=epoch)
-    if len(chosen) == 0:
-        return chosen
+    rows = choose_rows(len(shard_of), classes, balance=balance, seed=seed, epoch=epoch)
+    if len(rows) == 0:
+        return rows
+    shards = int(shard_of.max()) + 1
     random = np.random.default_rng([seed, epoch, _ORDER])
-    window_of_shard = shard_windows(
-        np.bincount(shard_of[chosen], minlength=int(shard_of.max()) + 1),
-        random.permutation(int(shard_of.max()) + 1),
-        window=window,
+    window_of_shard = _windows(
+        np.bincount(shard_of[rows], minlength=shards), random.permutation(shards), window
     )
-    return chosen[np.lexsort((random.random(len(chosen)), window_of_shard[shard_of[chosen]]))]
+    return rows[np.lexsort((random.random(len(rows)), window_of_shard[shard_of[rows]]))]
 
 
-def choose_samples(
-    samples: int, classes: np.ndarray | None, *, balance: Balance, seed: int, epoch: int
+def choose_rows(
+    num_samples: int, classes: np.ndarray | None, *, balance: Balance, seed: int, epoch: int
 ) -> np.ndarray:
-    """Return which samples an epoch holds, and how often each, ``[m] int64``, in no useful order.
+    """Return which samples an epoch holds, and how often each, ``[m] int64``, not yet shuffled.
 
     ``none``: each once. ``undersample``: as many of each class as the smallest has, none twice,
     others in another epoch. ``oversample``: as many of each class as the largest has; each sample
     of a class equally often, but for a remainder that is drawn anew each epoch.
     """
     if balance == "none":
-        return np.arange(samples, dtype=np.int64)
-    assert classes is not None and len(classes) == samples
+        return np.arange(num_samples, dtype=np.int64)
+    assert classes is not None and len(classes) == num_samples
     random = np.random.default_rng([seed, epoch, _CHOICE])
     present, counts = np.unique(classes, return_counts=True)
     if len(present) == 0:
         return np.empty(0, dtype=np.int64)
     target = int(counts.max() if balance == "oversample" else counts.min())
     parts = []
-    for each, count in zip(present, counts, strict=True):
-        members = np.flatnonzero(classes == each)
+    for label, count in zip(present, counts, strict=True):
+        members = np.flatnonzero(classes == label)
         parts.append(np.tile(members, target // int(count)))
         parts.append(random.permutation(members)[: target % int(count)])
     return np.concatenate(parts).astype(np.int64)
 
 
-def shard_windows(sizes: np.ndarray, permutation: np.ndarray, *, window: int) -> np.ndarray:
-    """Return the window into which each shard falls, ``[shards] int64``.
+def _windows(sizes: np.ndarray, permutation: np.ndarray, window: int) -> np.ndarray:
+    """Return the window of each shard, ``[shards] int64``.
 
-    Shards are taken in the order of ``permutation`` and cut where a window is full; windows come
-    out about equally full, each with at least ``window`` samples where there are as many.
+    Shards are taken in the order of ``permutation`` and cut into windows of about equal size, of
+    ``window`` samples or more on average where there are as many.
     """
     total = int(sizes.sum())
     windows = max(1, total // window)
@@ -93,32 +181,3 @@ def shard_windows(sizes: np.ndarray, permutation: np.ndarray, *, window: int) ->
     of_shard = np.empty(len(sizes), dtype=np.int64)
     of_shard[permutation] = np.minimum(middle * windows // max(total, 1), windows - 1)
     return of_shard
-
-
-def train_batches(samples: int, *, batch_size: int, world_size: int) -> int:
-    """Return the batches that every rank gets in an epoch; what fills no global batch is dropped.
-
-    The dropped samples are others in each epoch, because they are the last of its order.
-    """
-    return samples // (batch_size * world_size)
-
-
-def train_slice(batch: int, *, batch_size: int, rank: int, world_size: int) -> slice:
-    """Return the positions, in the epoch's order, of a rank's batch."""
-    start = (batch * world_size + rank) * batch_size
-    return slice(start, start + batch_size)
-
-
-def eval_batches(samples: int, *, batch_size: int, world_size: int) -> int:
-    """Return the batches that every rank gets in an evaluation, surplus empty ones included."""
-    batches = -(-samples // batch_size)
-    return -(-batches // world_size)
-
-
-def eval_slice(batch: int, *, samples: int, batch_size: int, rank: int, world_size: int) -> slice:
-    """Return a rank's samples: batch ``batch * world_size + rank`` of a fixed sequence.
-
-    What a batch holds does not depend on the number of ranks. A surplus batch is an empty slice.
-    """
-    start = min((batch * world_size + rank) * batch_size, samples)
-    return slice(start, min(start + batch_size, samples))

@@ -1,8 +1,8 @@
-"""The portable backend: webdataset's pipeline, a pool of threads, torchvision and OpenCV.
+"""The portable backend: a pool of threads, simplejpeg, OpenCV and torchvision.
 
-    schedule -> requests -> chunks of a batch, decoded and augmented in threads -> Batch
+    plan.requests -> chunks of a batch, read, decoded and augmented in threads -> Batch
 
-simplejpeg, OpenCV and torchvision let go of Python's lock while they work, so threads of one
+simplejpeg, OpenCV and torchvision release Python's lock while they work, so the threads of one
 process use all cores: no worker processes, no copies between them, no shared memory to run out
 of. Where the time of a 256-pixel JPEG goes (some 0.8 ms of processor time to 224 pixels, basic;
 DALI's CPU operators with the same parameters took 2.9): decoding 0.39, the warp 0.30, colours and
@@ -10,10 +10,11 @@ normalisation 0.1. The JPEG is decoded to RGBX because OpenCV warps four channel
 and stays uint8 until one matrix multiplication does colour jitter and normalisation together.
 """
 
+import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,16 +23,12 @@ import numpy as np
 import simplejpeg
 import torch
 from torchvision.transforms.v2 import functional as F
-from webdataset.pipeline import DataPipeline
 
-from pipeline.loading.ahead import ahead
-from pipeline.loading.augment import PIXEL_OPERATORS, Augmentation, draw
-from pipeline.loading.batch import Batch, empty_batch
-from pipeline.loading.pixel_operators import apply_pixel_operator
-from pipeline.loading.presets import MEAN, STD, TrainPreset, eval_geometry
-from pipeline.loading.requests import Request, Schedule
-from pipeline.loading.samples import Samples
-from pipeline.out_of_memory import out_of_memory
+from pipeline.loading.augment import PIXEL_OPERATORS, Augmentation, apply_pixel_operator
+from pipeline.loading.backend import BackendLoader, ahead
+from pipeline.loading.batch import Batch
+from pipeline.loading.order import BatchRequest
+from pipeline.loading.presets import MEAN, STD, eval_geometry
 
 BATCHES_AHEAD = 3
 """Batches under way or finished while the consumer works on one."""
@@ -46,135 +43,88 @@ NORMALISE = np.concatenate(
 """``[3, 4]``: RGB 0 to 255 to normalised RGB."""
 
 
-class PortableLoader:
+@dataclass(frozen=True)
+class Chunk:
+    """The part of a batch that one thread makes."""
+
+    request: BatchRequest
+    """The batch."""
+
+    images: torch.Tensor
+    """``[B, H, W, 3] float32``, of the whole batch; the chunk is written into it."""
+
+    start: int
+    """Number of the chunk's first sample in the batch."""
+
+    @property
+    def rows(self) -> list[int]:
+        """The chunk's samples."""
+        return self.request.rows[self.start : self.start + CHUNK].tolist()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the batch is complete with it; chunks are finished in order."""
+        return self.start + CHUNK >= len(self.request.rows)
+
+
+class PortableLoader(BackendLoader):
     """A loader that needs no GPU and no DALI."""
 
-    def __init__(
-        self,
-        samples: Samples,
-        schedule: Schedule,
-        *,
-        preset: TrainPreset,
-        image_size: int,
-        device: torch.device,
-        threads: int,
-    ) -> None:
-        """Keep what decides the batches and start the threads.
-
-        Args:
-            samples: the split.
-            schedule: which of its samples make which batch.
-            preset: the augmentation of the train phase.
-            image_size: side of the output, pixels.
-            device: where the batches go.
-            threads: that decode, per process.
-        """
-        cv2.setNumThreads(0)  # our threads are the parallelism; OpenCV's own would fight them
-        self.batches_per_epoch = schedule.batches_per_epoch
-        self.samples_per_epoch = schedule.samples_per_epoch
-        self._samples, self._schedule, self._preset = samples, schedule, preset
-        self._image_size, self._device, self._threads = image_size, device, max(1, threads)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        self._buffers = Buffers((schedule.batch_size, image_size, image_size, 3))
+    def __post_init__(self) -> None:
+        """Start the threads."""
+        super().__post_init__()
+        cv2.setNumThreads(0)  # OpenCV's own threads would compete with ours
+        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
+        self._buffers = Buffers((self.plan.batch_size, self.image_size, self.image_size, 3))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on."""
-        return iter(
-            DataPipeline(
-                lambda: self._schedule.requests(epoch, start),
-                self._decode,
-                self._to_batches,
-            )
-        )
+        requests = self.plan.requests(epoch, start)
+        chunks = (chunk for request in requests for chunk in self._chunks(request))
+        chunks_ahead = BATCHES_AHEAD * -(-self.plan.batch_size // CHUNK)
+        depth = max(chunks_ahead, 2 * self.threads)
+        with contextlib.closing(ahead(self.pool, self._fill, chunks, depth=depth)) as filled:
+            for chunk in filled:
+                if chunk.is_last:
+                    images = chunk.images.permute(0, 3, 1, 2).to(self.device, non_blocking=True)
+                    yield self.batch(chunk.request, images)
 
-    def close(self) -> None:
-        """Stop the threads and close the shards."""
-        self._pool.shutdown(cancel_futures=True)
-        self._samples.close()
-
-    def _decode(self, requests: Iterable[Request]) -> Iterator["_Work"]:
-        """Cut each batch into chunks for the threads and yield it when all of them are done."""
-        chunks = -(-self._schedule.batch_size // CHUNK)
-        yield from _whole(
-            ahead(
-                self._pool,
-                self._run_chunk,
-                (chunk for request in requests for chunk in self._chunks(request)),
-                depth=max(BATCHES_AHEAD * chunks, 2 * self._threads),
-            )
-        )
-
-    def _chunks(self, request: Request) -> Iterator["_Chunk"]:
-        work = _Work(request, self._empty_images(len(request.samples)))
-        for start in range(0, max(1, len(request.samples)), CHUNK):
-            last = start + CHUNK >= len(request.samples)
-            yield _Chunk(work, start, min(start + CHUNK, len(request.samples)), last)
+    def _chunks(self, request: BatchRequest) -> Iterator[Chunk]:
+        images = self._empty_images(len(request.rows))
+        for start in range(0, max(1, len(request.rows)), CHUNK):
+            yield Chunk(request, images, start)
 
     def _empty_images(self, count: int) -> torch.Tensor:
         """Return ``[B, H, W, 3] float32`` to be filled, in memory that a GPU can copy from."""
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return self._buffers.take()[:count]
-        shape = (count, self._image_size, self._image_size, 3)
+        shape = (count, self.image_size, self.image_size, 3)
         return torch.empty(shape, pin_memory=True)  # torch keeps and reuses pinned memory itself
 
-    def _run_chunk(self, chunk: "_Chunk") -> "_Chunk":
+    def _fill(self, chunk: Chunk) -> Chunk:
         """Read, decode and preprocess the samples of a chunk; runs in a thread."""
-        request = chunk.work.request
-        numbers = [int(each) for each in request.samples[chunk.start : chunk.stop]]
-        if not numbers:
-            return chunk
-        jpegs = [self._samples.read(number) for number in numbers]
-        outputs = chunk.work.images[chunk.start : chunk.stop].numpy()
-        render = self._renderer(numbers, jpegs, request, request.position + chunk.start)
-        for index, (number, jpeg) in enumerate(zip(numbers, jpegs, strict=True)):
+        rows, outputs = chunk.rows, chunk.images.numpy()[chunk.start :]
+        jpegs = [self.samples.read(row) for row in rows]
+        parameters = None
+        if self.plan.phase == "train":
+            drawn = self.draw(chunk.request, self.samples.sizes(rows, jpegs), chunk.start)
+            parameters = WarpParameters.of(drawn)
+        for index, (row, jpeg) in enumerate(zip(rows, jpegs, strict=True)):
             try:
-                render(index, jpeg, outputs[index])
+                if parameters:
+                    render_train(jpeg, parameters, index, outputs[index])
+                else:
+                    render_eval(decode_rgb(jpeg), outputs[index])
             except (ValueError, cv2.error) as error:
-                raise self._samples.undecodable(number, error) from error
+                raise self.samples.undecodable(row, error) from error
         return chunk
-
-    def _renderer(
-        self, numbers: list[int], jpegs: list[bytes], request: Request, position: int
-    ) -> Callable[[int, bytes, np.ndarray], None]:
-        """Return what turns JPEG ``index`` of a chunk into pixels of the output."""
-        if self._schedule.phase == "eval":
-            return lambda _, jpeg, out: render_eval(decode_rgb(jpeg), out)
-        pairs = zip(numbers, jpegs, strict=True)
-        drawn = draw(
-            self._preset,
-            np.array([self._samples.size_of(number, jpeg) for number, jpeg in pairs]),
-            image_size=self._image_size,
-            seed=self._schedule.seed,
-            epoch=request.epoch,
-            start=position,
-        )
-        parameters = Parameters.of(drawn)
-        return lambda index, jpeg, out: render_train(jpeg, parameters, index, out)
-
-    def _to_batches(self, finished: Iterable["_Work"]) -> Iterator[Batch]:
-        for work in finished:
-            numbers = work.request.samples
-            if len(numbers) == 0:
-                yield empty_batch(self._image_size, self._device)
-                continue
-            images = work.images.permute(0, 3, 1, 2)
-            labels = torch.from_numpy(self._samples.labels[numbers])
-            try:
-                images = images.to(self._device, non_blocking=True)
-            except torch.OutOfMemoryError as error:
-                raise out_of_memory(error) from error
-            yield Batch(
-                images=images,
-                labels=labels.to(self._device, non_blocking=True),
-                image_ids=tuple(self._samples.image_ids[number] for number in numbers),
-            )
 
 
 class Buffers:
     """Memory for batches, used again once nothing refers to it any more.
 
-    A batch of 64 images of 224 pixels is 38 MB. Fresh from the system each of its 9,408 pages is
-    cleared and mapped at the first write, which took 0.3 ms an image here, as long as the warp.
+    A batch of 64 images of 224 pixels is 38 MB. In fresh memory the system clears and maps each of
+    its 9,408 pages at the first write, which took 0.3 ms an image here, as long as the warp.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -183,10 +133,10 @@ class Buffers:
         self._free: deque[np.ndarray] = deque(maxlen=BATCHES_AHEAD + 2)
 
     def take(self) -> torch.Tensor:
-        """Return a tensor of any content, which is the taker's until its last reference is gone.
+        """Return a tensor of any content; its memory is recycled once unreferenced.
 
         A tensor made from an array holds that array for as long as its storage lives: views,
-        slices and what autograd saved included. So the array's end is the end of all of them.
+        slices and what autograd saved included. So the memory is free when the array is deleted.
         """
         try:
             memory = self._free.pop()
@@ -197,29 +147,7 @@ class Buffers:
         return torch.from_numpy(lent)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A batch in the making."""
-
-    request: Request
-    images: torch.Tensor  # [B, H, W, 3] float32
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """A part of a batch that one thread makes."""
-
-    work: _Work
-    start: int
-    stop: int
-    last: bool  # of its batch
-
-
-def _whole(chunks: Iterable[_Chunk]) -> Iterator[_Work]:
-    """Yield each batch when its last chunk has come; chunks come in order."""
-    for chunk in chunks:
-        if chunk.last:
-            yield chunk.work
+# -- one image
 
 
 def decode_rgb(jpeg: bytes) -> np.ndarray:
@@ -245,8 +173,42 @@ def decode_shrunk(jpeg: bytes, shrink: int) -> np.ndarray:
     )
 
 
-def render_train(jpeg: bytes, parameters: "Parameters", index: int, out: np.ndarray) -> None:
-    """Decode a JPEG and apply the parameters of sample ``index``.
+@dataclass(frozen=True)
+class WarpParameters:
+    """The augmentation of ``n`` samples in OpenCV's conventions."""
+
+    drawn: Augmentation
+    matrix: np.ndarray  # [n, 2, 3] float64, a pixel's centre is at 0
+    colour: np.ndarray  # [n, 3, 4] float32, the offset in the last column
+
+    @classmethod
+    def of(cls, drawn: Augmentation) -> "WarpParameters":
+        """Convert ``drawn``."""
+        matrix = drawn.matrix.astype(np.float64)
+        matrix[:, :, 2] += matrix[:, :, :2].sum(axis=2) / 2 - 0.5
+        return cls(drawn, matrix, np.concatenate([drawn.colour, drawn.offset[:, :, None]], axis=2))
+
+
+class _Scratch(threading.local):
+    """A thread's intermediate images, reused from sample to sample: they stay in its cache."""
+
+    size = 0
+
+    def of(self, size: int) -> "_Scratch":
+        """Return this thread's, for images of ``size`` pixels."""
+        if size != self.size:
+            self.size = size
+            self.warped = np.empty((size, size, 4), np.uint8)
+            self.rgb = np.empty((size, size, 3), np.uint8)
+            self.real = np.empty((size, size, 3), np.float32)
+        return self
+
+
+_scratch = _Scratch()
+
+
+def render_train(jpeg: bytes, parameters: WarpParameters, index: int, out: np.ndarray) -> None:
+    """Decode a JPEG and augment it.
 
     Args:
         jpeg: the bytes.
@@ -254,12 +216,11 @@ def render_train(jpeg: bytes, parameters: "Parameters", index: int, out: np.ndar
         index: of this sample among them.
         out: ``[S, S, 3] float32``, receives the normalised image.
     """
-    drawn, size = parameters.drawn, out.shape[:2]
-    scratch = _scratch(out.shape[0])
+    drawn, scratch = parameters.drawn, _scratch.of(out.shape[0])
     cv2.warpAffine(
         decode_shrunk(jpeg, int(drawn.shrink[index])),
         parameters.matrix[index],
-        size,
+        out.shape[:2],
         dst=scratch.warped,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
@@ -274,40 +235,6 @@ def render_train(jpeg: bytes, parameters: "Parameters", index: int, out: np.ndar
     out[top:bottom, left:right] = 0
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """An augmentation of ``n`` samples as OpenCV takes it."""
-
-    drawn: Augmentation
-    matrix: np.ndarray  # [n, 2, 3] float64, a pixel's centre is at 0
-    colour: np.ndarray  # [n, 3, 4] float32, the offset in the last column
-
-    @classmethod
-    def of(cls, drawn: Augmentation) -> "Parameters":
-        """Convert ``drawn``."""
-        matrix = drawn.matrix.astype(np.float64)
-        matrix[:, :, 2] += matrix[:, :, :2].sum(axis=2) / 2 - 0.5
-        return cls(drawn, matrix, np.concatenate([drawn.colour, drawn.offset[:, :, None]], axis=2))
-
-
-class _Scratch(threading.local):
-    """A thread's intermediate images, kept from sample to sample: warm in its cache."""
-
-    size = 0
-
-    def __call__(self, size: int) -> "_Scratch":
-        """Return this thread's, for images of ``size`` pixels."""
-        if size != self.size:
-            self.size = size
-            self.warped = np.empty((size, size, 4), np.uint8)
-            self.rgb = np.empty((size, size, 3), np.uint8)
-            self.real = np.empty((size, size, 3), np.float32)
-        return self
-
-
-_scratch = _Scratch()
-
-
 def render_eval(image: np.ndarray, out: np.ndarray) -> None:
     """Resize the shorter side (antialiased, bilinear), crop the centre, normalise.
 
@@ -316,8 +243,8 @@ def render_eval(image: np.ndarray, out: np.ndarray) -> None:
         out: ``[S, S, 3] float32``, receives the normalised image.
     """
     size = out.shape[0]
-    where = eval_geometry(image.shape[1], image.shape[0], size)
+    width, height, left, top = eval_geometry(image.shape[1], image.shape[0], size)
     planes = torch.from_numpy(image).permute(2, 0, 1)
-    resized = F.resize(planes, [where.height, where.width], antialias=True).permute(1, 2, 0)
-    square = resized.numpy()[where.top : where.top + size, where.left : where.left + size]
+    resized = F.resize(planes, [height, width], antialias=True).permute(1, 2, 0).numpy()
+    square = resized[top : top + size, left : left + size]
     cv2.transform(square.astype(np.float32), NORMALISE, dst=out)

@@ -1,13 +1,9 @@
 """Train and eval preprocessing, side by side, as numbers that a backend applies.
 
-The random part of an augmentation is drawn here, not in a library: parameters are a pure function
-of (seed, epoch, position in the epoch), from a counter-based generator, so that each backend gets
-the same ones, any batch can be drawn by itself, and threads cannot reorder anything.
+    train: TRAIN_PRESETS[name] -> augment.draw -> a warp matrix, a colour matrix, a rectangle
+    eval: shorter side to the image size (antialiased), centre crop, normalise; nothing random
 
-    uniforms -> Augmentation: one warp matrix (crop, resize, rotation, flips), one colour matrix
-    (brightness, contrast, saturation, hue, normalisation), a rectangle to erase, pixel operators
-
-Evaluation draws nothing: shorter side to the image size (antialiased), centre crop, normalise.
+Imports no torch, so that flags can name a preset.
 """
 
 from dataclasses import dataclass
@@ -20,11 +16,12 @@ STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 """Standard deviation of the channels over ImageNet, of values in 0 to 1."""
 
 Augment = Literal["basic", "strong", "trivial", "none"]
+"""Names of ``TRAIN_PRESETS``."""
 
 
 @dataclass(frozen=True)
 class TrainPreset:
-    """Ranges from which the parameters of one sample are drawn, uniformly unless said."""
+    """Ranges from which the parameters of a sample are drawn, uniformly unless stated."""
 
     area: tuple[float, float] | None = None
     """Share of the image's area that a random crop keeps, before a side that would be longer than
@@ -55,10 +52,12 @@ class TrainPreset:
     """Degrees around the colour circle, to either side."""
 
     erase: float = 0.0
-    """Probability that a rectangle of 2 to 20 % of the image is set to the mean colour."""
+    """Probability that a rectangle of 2 to 20 % of the image is set to the mean colour (random
+    erasing: Zhong et al., AAAI 2020)."""
 
     trivial: bool = False
-    """Whether one operator of TrivialAugment (wide) with a random strength is applied."""
+    """Whether one random operator of random strength is applied (TrivialAugment, wide: Müller and
+    Hutter, ICCV 2021)."""
 
 
 TRAIN_PRESETS: dict[Augment, TrainPreset] = {
@@ -87,30 +86,8 @@ TRAIN_PRESETS: dict[Augment, TrainPreset] = {
 """What ``--augment`` names."""
 
 
-@dataclass(frozen=True)
-class EvalGeometry:
-    """Where the eval preset takes its pixels: resize to ``width x height``, then crop a square."""
-
-    width: int
-    """Pixels after the resize."""
-
-    height: int
-    """Pixels after the resize."""
-
-    left: int
-    """First column of the crop."""
-
-    top: int
-    """First row of the crop."""
-
-
-def eval_geometry(width: int, height: int, image_size: int) -> EvalGeometry:
-    """Return how an image of ``width x height`` pixels becomes a square of ``image_size``."""
+def eval_geometry(width: int, height: int, image_size: int) -> tuple[int, int, int, int]:
+    """Return, in pixels, width and height after the resize, then left and top of the crop."""
     short = min(width, height)
     new_width, new_height = width * image_size // short, height * image_size // short
-    return EvalGeometry(
-        width=new_width,
-        height=new_height,
-        left=(new_width - image_size) // 2,
-        top=(new_height - image_size) // 2,
-    )
+    return new_width, new_height, (new_width - image_size) // 2, (new_height - image_size) // 2

@@ -1,4 +1,4 @@
-"""Splits for the loading tests: the shared made-up shards, and some packed here at other sizes."""
+"""Splits for the loading tests: the shared synthetic shards, and shards of given JPEGs."""
 
 import io
 import itertools
@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from pipeline.ham10000.taxonomy import DX
-from pipeline.loading import Loader, make_loader
+from pipeline.loading.batch import Loader
+from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import Split, open_shards
 from pipeline.shards.format import TarSample, write_tar
 from pipeline.shards.manifest import ShardEntry
@@ -25,7 +26,7 @@ def train_split(packed: Path) -> Split:
 
 @pytest.fixture(scope="session")
 def loader(train_split: Split) -> Callable[..., Loader]:
-    """``loader(phase="train", ...)``: a loader of the made-up training split, on the CPU."""
+    """``loader(phase="train", ...)``: a loader of the synthetic training split, on the CPU."""
 
     def make(split: Split = train_split, **flags: object) -> Loader:
         defaults = {"phase": "train", "image_size": 64, "batch_size": 8, "threads": 2, "seed": 7}
@@ -48,7 +49,7 @@ def jpeg_of() -> Callable[[np.ndarray], bytes]:
 
 @pytest.fixture(scope="session")
 def split_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Split]:
-    """``split_of(jpegs, dx=..., per_shard=20)``: a training split of these very bytes."""
+    """``split_of(jpegs, dx=..., per_shard=20)``: a training split with exactly these JPEGs."""
     numbers = itertools.count()
 
     def make(jpegs: Sequence[bytes], dx: Sequence[str] = (), per_shard: int = 20) -> Split:

@@ -1,11 +1,11 @@
-"""Iterate loaders in processes that are killed, and others that go on from what was saved.
+"""Iterate loaders in processes that are killed, and in others that resume from the saved state.
 
     iterate.py SHARDS BACKEND FOLDER
 
 Prints {case: {"undisturbed": digests, "killed": [signal, digests], "resumed": digests}} as JSON; a
-digest is of a batch's pixels, labels and ids. Each loader runs in a fork of its own, since this
-process has imported everything and started nothing. One that is to die logs some batches, saves
-where it is, and waits in the middle of an epoch, its threads reading ahead, for SIGKILL.
+digest is of a batch's pixels, labels and ids. Each loader runs in a fork of its own: this process
+has imported everything and started no thread. A process that will be killed logs some batches,
+saves its state, and waits for SIGKILL in the middle of an epoch, while its threads read ahead.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 import pipeline.loading.dali  # noqa: F401 - so that every fork has it
-from pipeline.loading import Batch, make_loader
+from pipeline.loading.batch import Batch
+from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import open_shards
 
 EPOCHS = 2

@@ -1,4 +1,4 @@
-"""Judge the validation split on the ranks of this launch; rank 0 writes the figures.
+"""Evaluate the validation split on the ranks of this launch; rank 0 writes the metrics.
 
 [accelerate launch ...] judge_ranks.py SHARDS OUT
 """
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.evaluation.metrics.binary import binary_metrics
 from pipeline.learning.inference import predict_logits
-from pipeline.loading import make_loader
+from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import open_shards
 from pipeline.training.processes import make_accelerator
 

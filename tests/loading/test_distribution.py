@@ -20,8 +20,8 @@ from scipy.stats import ks_2samp, kstest
 
 from pipeline.loading.flags import Backend
 from pipeline.loading.loader import loader_of
+from pipeline.loading.order import EpochPlan
 from pipeline.loading.presets import MEAN, STD, TRAIN_PRESETS, Augment
-from pipeline.loading.requests import Schedule
 from pipeline.loading.samples import Samples
 
 SIZE, WIDTH, HEIGHT = 32, 96, 72
@@ -115,7 +115,7 @@ def augmented(split_of, jpeg_of) -> Callable[..., np.ndarray]:
         samples, seed = splits[name], SEEDS[backend]
         made = loader_of(
             samples,
-            Schedule("train", samples.shard_of, batch_size=100, seed=seed),
+            EpochPlan("train", samples.shard_of, batch_size=100, seed=seed),
             backend=backend,
             preset=replace(TRAIN_PRESETS[augment], **changes),
             image_size=SIZE,

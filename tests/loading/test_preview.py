@@ -1,4 +1,4 @@
-"""The contact sheet: the network's own pixels, the same for the same seed, mistakes explained."""
+"""The preview's sheet: the network's own pixels, equal for equal seeds; mistakes are explained."""
 
 from pathlib import Path
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cli import guard
-from pipeline.loading.__main__ import main as commands
+from pipeline.cli import dispatch
+from pipeline.loading.__main__ import COMMANDS
+from pipeline.loading.flags import PreviewFlags
 from pipeline.loading.presets import MEAN, STD
-from pipeline.loading.preview import PreviewOptions, choose, collect, main
+from pipeline.loading.preview import choose_rows, collect
 from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import open_shards
 
@@ -22,14 +23,14 @@ def test_a_row_is_what_evaluation_sees_and_versions_of_it(
 ) -> None:
     split = open_shards(packed).split("train")
     samples = Samples(split)
-    options = PreviewOptions(augment=augment, image_size=64, versions=3, samples=4)  # type: ignore[arg-type]
-    chosen = choose(samples.labels, 4, seed=0)
-    rows = collect(samples, chosen, options)
-    assert len({int(samples.labels[number]) for number in chosen}) == 4
+    flags = PreviewFlags(augment=augment, image_size=64, versions=3, samples=4)  # type: ignore[arg-type]
+    chosen = choose_rows(samples.labels, 4, seed=0)
+    tiles = collect(samples, chosen, flags)
+    assert len({int(samples.labels[row]) for row in chosen}) == 4
     images = next(iter(loader(phase="eval", batch_size=len(split)).epoch(0))).images
-    for number, row in zip(chosen, rows, strict=True):
-        original, *versions = (version.picture.astype(int) for version in row)
-        expected = (images[number].permute(1, 2, 0).numpy() * STD + MEAN) * 255
+    for row, beside in zip(chosen, tiles, strict=True):
+        original, *versions = (tile.pictures[0].astype(int) for tile in beside)
+        expected = (images[row].permute(1, 2, 0).numpy() * STD + MEAN) * 255
         assert np.abs(original - expected.clip(0, 255)).max() <= 0.51
         apart = [np.abs(version - original).mean() for version in versions]
         assert len(apart) == 3
@@ -37,14 +38,27 @@ def test_a_row_is_what_evaluation_sees_and_versions_of_it(
         assert max(apart) < 4 if augment == "none" else max(apart) > 4
 
 
-def test_mixed_versions_say_what_was_mixed(packed: Path) -> None:
+def test_originals_are_named_and_mixed_versions_show_the_shares_of_both_labels(
+    packed: Path,
+) -> None:
+    split = open_shards(packed).split("train")
+    samples, table = Samples(split), split.samples
+    chosen = choose_rows(samples.labels, 4, seed=0)
+    flags = PreviewFlags(image_size=64, versions=2, mixup=1.0, samples=4)
+    diagnoses = set(table["dx"].iloc[list(chosen)])
+    for row, beside in zip(chosen, collect(samples, chosen, flags), strict=True):
+        assert beside[0].lines == (table["dx"][row], table["image_id"][row])
+        for first, second in (tile.lines for tile in beside[1:]):
+            share, dx = first.split()
+            other_share, other_dx = second.removeprefix("+ ").split()
+            assert float(share) + float(other_share) == pytest.approx(1, abs=0.011)
+            assert dx == table["dx"][row] and other_dx in diagnoses
+
+
+def test_versions_that_are_not_mixed_have_no_label(packed: Path) -> None:
     samples = Samples(open_shards(packed).split("train"))
-    chosen = choose(samples.labels, 4, seed=0)
-    options = PreviewOptions(image_size=64, versions=2, mixup=1.0, samples=4)
-    rows = collect(samples, chosen, options)
-    assert all(row[0].mixed == "" for row in rows)
-    shares = [float(version.mixed.split()[0]) for row in rows for version in row[1:]]
-    assert all(0 <= share <= 1 for share in shares)
+    rows = collect(samples, (3, 5), PreviewFlags(image_size=64, versions=1, samples=2))
+    assert [row[1].lines for row in rows] == [(), ()]
 
 
 def test_the_command_draws_the_same_sheet_for_the_same_seed(
@@ -54,7 +68,7 @@ def test_the_command_draws_the_same_sheet_for_the_same_seed(
     done = command(*PREVIEW, *flags, "--out", tmp_path / "a.png")
     assert done.returncode == 0, done.stderr
     assert "3 originals, 2 versions of each" in done.stdout
-    main([*map(str, (*PREVIEW[3:], *flags, "--out", tmp_path / "b.png"))])
+    dispatch(COMMANDS, [*map(str, (*PREVIEW[2:], *flags, "--out", tmp_path / "b.png"))])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert Image.open(tmp_path / "a.png").height > 3 * 128
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.png", "b.png"]
@@ -66,23 +80,24 @@ def test_the_command_draws_the_same_sheet_for_the_same_seed(
         (("--samples", "0"), "--samples must be 1 or more"),
         (("--mixup", "0.4", "--samples", "1"), "--samples must be 2 or more"),
         (("--augment", "stong"), "strong"),
-        (("--out", "no/such/folder/a.png"), "cannot be written"),
+        (("--out", "no/such/folder/a.png"), "cannot write no/such/folder/a.png"),
         (("--split", "tset"), "there is no split"),
     ],
 )
 def test_mistakes_are_explained(packed: Path, capsys, flags: tuple, said: str) -> None:
     with pytest.raises(SystemExit) as caught:
-        guard(lambda: main(["--shards", str(packed), *flags]))
+        dispatch(COMMANDS, ["preview", "--shards", str(packed), *flags])
     assert caught.value.code == 2
     assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
-def test_the_help_names_every_preset(capsys) -> None:
-    commands([])
-    assert "preview" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as caught:
-        commands(["preview", "--help"])
-    assert caught.value.code == 0
-    said = capsys.readouterr().out
+def test_the_help_names_every_preset_and_imports_no_torch(command) -> None:
+    done = command("-m", "pipeline.loading")
+    assert done.returncode == 0 and "preview" in done.stdout
+    done = command("-X", "importtime", *PREVIEW[:3], "--help")
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "tyro" in imported and not imported & {"torch", "numpy", "nvidia"}
+    said = done.stdout
     for word in ("basic", "strong", "trivial", "--mixup", "--cutmix", "--image-size", "--backend"):
         assert word in said

@@ -1,12 +1,11 @@
-"""The order of an epoch: complete, disjoint, another each time, balanced exactly."""
+"""The order of an epoch: complete, disjoint over ranks, new each epoch, balanced exactly."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.loading.order import choose_samples, epoch_order
-from pipeline.loading.requests import Schedule
+from pipeline.loading.order import EpochPlan, choose_rows, epoch_order
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
@@ -16,10 +15,10 @@ def shards(sizes: list[int]) -> np.ndarray:
 
 
 def per_rank(shard_of: np.ndarray, phase: str, batch: int, ranks: int) -> list[list[list[int]]]:
-    schedules = [
-        Schedule(phase, shard_of, batch, rank=rank, world_size=ranks) for rank in range(ranks)
+    plans = [
+        EpochPlan(phase, shard_of, batch, rank=rank, world_size=ranks) for rank in range(ranks)
     ]
-    return [[each.samples.tolist() for each in one.requests(2)] for one in schedules]
+    return [[request.rows.tolist() for request in plan.requests(2)] for plan in plans]
 
 
 @given(SIZES, st.integers(1, 17), st.integers(1, 9))
@@ -29,7 +28,7 @@ def test_training_gives_full_batches_and_no_sample_twice(
     got = per_rank(shards(sizes), "train", batch, ranks)
     assert {len(batches) for batches in got} == {sum(sizes) // (batch * ranks)}
     assert all(len(each) == batch for batches in got for each in batches)
-    seen = [sample for batches in got for each in batches for sample in each]
+    seen = [row for batches in got for rows in batches for row in rows]
     assert len(seen) == len(set(seen))
 
 
@@ -39,21 +38,23 @@ def test_evaluation_gives_each_sample_once_and_equal_batches(
 ) -> None:
     got = per_rank(shards(sizes), "eval", batch, ranks)
     assert len({len(batches) for batches in got}) == 1
-    seen = [sample for batches in got for each in batches for sample in each]
+    seen = [row for batches in got for rows in batches for row in rows]
     assert sorted(seen) == list(range(sum(sizes)))
     alone = per_rank(shards(sizes), "eval", batch, 1)[0]
     assert {tuple(e) for b in got for e in b} - {()} == {tuple(e) for e in alone}
 
 
 @given(SIZES, st.integers(0, 5), st.integers(1, 60))
-def test_an_order_reads_whole_windows_of_shards(sizes: list[int], epoch: int, window: int) -> None:
+def test_an_order_has_each_sample_once_and_is_repeatable(
+    sizes: list[int], epoch: int, window: int
+) -> None:
     shard_of = shards(sizes)
     order = epoch_order(shard_of, seed=3, epoch=epoch, window=window)
     assert sorted(order.tolist()) == list(range(sum(sizes)))
     assert np.array_equal(order, epoch_order(shard_of, seed=3, epoch=epoch, window=window))
 
 
-def test_each_epoch_and_each_seed_has_another_order() -> None:
+def test_each_epoch_and_each_seed_has_its_own_order() -> None:
     shard_of = shards([50] * 6)
     orders = {
         tuple(epoch_order(shard_of, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)
@@ -74,7 +75,7 @@ def test_balanced_epochs_hold_each_class_equally_often(
     balance: str, counts: list[int], epoch: int
 ) -> None:
     classes = np.repeat(np.arange(len(counts)), counts)
-    chosen = choose_samples(len(classes), classes, balance=balance, seed=1, epoch=epoch)  # type: ignore[arg-type]
+    chosen = choose_rows(len(classes), classes, balance=balance, seed=1, epoch=epoch)  # type: ignore[arg-type]
     target = max(counts) if balance == "oversample" else min(counts)
     assert np.bincount(classes[chosen]).tolist() == [target] * len(counts)
     often = np.bincount(chosen, minlength=len(classes))

@@ -1,0 +1,113 @@
+"""What both backends share: the facts that decide a batch, and threads that work ahead.
+
+    plan.requests(epoch, start) -> ahead(threads, ...) -> pixels, made by the backend -> Batch
+
+A backend is a subclass with the method ``epoch``; ``loader.loader_of`` chooses one.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from pipeline.loading.augment import Augmentation, draw
+from pipeline.loading.batch import Batch
+from pipeline.loading.order import BatchRequest, EpochPlan
+from pipeline.loading.presets import TrainPreset
+from pipeline.loading.samples import Samples
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False, repr=False)
+class BackendLoader:
+    """A loader of one split; a backend adds ``epoch``."""
+
+    samples: Samples
+    """The split."""
+
+    plan: EpochPlan
+    """Which of its samples are in which batch."""
+
+    preset: TrainPreset
+    """The augmentation of the train phase."""
+
+    image_size: int
+    """Side of the output, pixels."""
+
+    device: torch.device
+    """Where the batches go."""
+
+    threads: int
+    """Threads that decode, per process; fewer than 1 counts as 1."""
+
+    pool: ThreadPoolExecutor = field(init=False)
+    """Threads of ours that work ahead of the consumer; started by the backend."""
+
+    def __post_init__(self) -> None:
+        """Use one thread at least."""
+        self.threads = max(1, self.threads)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch on this rank; equal on all ranks."""
+        return self.plan.batches_per_epoch
+
+    def close(self) -> None:
+        """Stop the threads and close the shards."""
+        self.pool.shutdown(cancel_futures=True)
+        self.samples.close()
+
+    def draw(self, request: BatchRequest, sizes: np.ndarray, first: int = 0) -> Augmentation:
+        """Return the augmentation of a batch's samples from number ``first`` on.
+
+        Args:
+            request: the batch.
+            sizes: ``[n, 2]``, width and height of these samples, pixels.
+            first: number of the first of them in the batch.
+        """
+        return draw(
+            self.preset,
+            sizes,
+            image_size=self.image_size,
+            seed=self.plan.seed,
+            epoch=request.epoch,
+            start=request.position + first,
+        )
+
+    def batch(self, request: BatchRequest, images: torch.Tensor) -> Batch:
+        """Return the batch of finished ``images``, ``[B, 3, S, S] float32`` on the device."""
+        labels = torch.from_numpy(self.samples.labels[request.rows])
+        return Batch(
+            images=images,
+            labels=labels.to(self.device, non_blocking=True),
+            image_ids=tuple(self.samples.image_ids[row] for row in request.rows),
+        )
+
+
+def ahead(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], *, depth: int
+) -> Generator[Result, None, None]:
+    """Yield ``function(item)`` in the order of ``items``, with ``depth`` calls of it under way.
+
+    Closing the iterator, or an error in a call, cancels what is under way and waits for it.
+    """
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        for future in pending:
+            if not future.cancelled():
+                future.exception()
