@@ -17,7 +17,7 @@ from pipeline.learning.model import Features, build_model
 from pipeline.learning.probability import CLASSES, task_targets
 from pipeline.learning.refit import fit_layer, linear_head, resampled, set_layer
 from pipeline.learning.stored_model import ModelCard, load_stored, stored_files
-from pipeline.loading.loader import Loader
+from pipeline.loading.batch import Loader
 from pipeline.training import checkpoints
 from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.history import validation_metrics
