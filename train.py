@@ -137,7 +137,7 @@ def train_epoch(run: Run, loader: Loader) -> None:
             progress.batch += len(window)
             progress.samples += run.images_in(window)
             if state.average:
-                state.average.update(progress.step)
+                state.average.update(state.model, progress.step)
 
             # -- reads the loss (GPU sync), so only every N steps there
             bar.update(run.images_in(window))

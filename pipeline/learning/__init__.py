@@ -1,1 +1,1 @@
-"""What is learnt and kept: model, losses, schedules, checkpoints, tracking, the stored model."""
+"""What is learnt: model, losses, optimizers, calibration and threshold, inference, export."""

@@ -2,8 +2,8 @@
 
     worst = export_onnx(Path("model.onnx"), model, card, images)
 
-Input ``images`` [N, 3, S, S] float32, normalised as the card says; outputs ``logits`` [N, K] and
-``prob_malignant`` [N], calibrated by the card's temperature and bias.
+Input ``images`` [N, 3, S, S] float32, normalised with the card's mean and std; outputs ``logits``
+[N, K] and ``prob_malignant`` [N], calibrated by the card's temperature and bias.
 """
 
 import json
@@ -18,78 +18,66 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from pipeline.learning.probability import malignant_classes
+from pipeline.files import write_file
+from pipeline.learning.model import malignant_log_odds
 from pipeline.learning.stored_model import ModelCard
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit that is taken for rounding."""
+"""Largest difference of a logit that counts as rounding."""
 
-CHUNK = 16
-"""Images that are compared at once."""
+OUTPUTS = ["logits", "prob_malignant"]
 
 
 class WithProbability(nn.Module):
-    """The network, giving the calibrated probability of malignant beside its logits."""
-
-    malignant: Tensor
-    """float32 [K], 1 for each malignant class."""
+    """The network with the calibrated probability of malignant beside its logits."""
 
     def __init__(self, model: nn.Module, card: ModelCard) -> None:
         """Wrap ``model``; its weights are shared, not copied."""
         super().__init__()
-        self.model, self.temperature, self.bias = model, card.temperature, card.bias
-        malignant = torch.from_numpy(malignant_classes(card.task)).float()
-        self.register_buffer("malignant", malignant)
+        self.model, self.card = model, card
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images [N, 3, S, S] to logits [N, K] and probabilities [N]."""
         logits = self.model(images)
-        shifted = logits / self.temperature + self.bias * self.malignant
-        return logits, shifted.softmax(1) @ self.malignant
+        log_odds = malignant_log_odds(logits / self.card.temperature, self.card.task)
+        return logits, (log_odds + self.card.bias).sigmoid()
 
 
-def export_onnx(path: Path, model: nn.Module, card: ModelCard, images: Tensor) -> dict[str, float]:
-    """Write ``path``, unless onnxruntime's outputs are not PyTorch's.
+def export_onnx(
+    path: Path, model: nn.Module, card: ModelCard, images: Tensor, *, tolerance: float = TOLERANCE
+) -> dict[str, float]:
+    """Write ``path`` and return the largest difference from PyTorch of each output.
 
-    Args:
-        path: the file; appears whole and checked or not at all.
-        model: in eval mode, on the CPU.
-        card: goes along as metadata, under "card".
-        images: [N, 3, S, S] float32, normalised, to check with.
-
-    Returns:
-        The largest absolute difference of ``logits`` and of ``prob_malignant``.
+    ``model`` is in eval mode, on the CPU. The outputs are compared on ``images`` [N, 3, S, S]
+    float32, normalised; logits may differ by ``tolerance``. The card is metadata of the file.
 
     Raises:
-        DataError: they differ by more than rounding.
+        DataError: the logits differ by more; nothing is written.
     """
     wrapped = WithProbability(model, card).eval()
-    data = to_onnx(wrapped, card)
-    worst = differences(data, wrapped, images)
-    if not worst["logits"] <= TOLERANCE:  # NaN too
+    content = to_onnx(wrapped, card)
+    worst = differences(content, wrapped, images)
+    if not worst["logits"] <= tolerance:  # NaN too
         raise DataError(
             f"{path} was not written: onnxruntime's logits differ from PyTorch's by up to "
-            f"{worst['logits']:.2g} on {len(images)} images (at most {TOLERANCE:g} is rounding)"
+            f"{worst['logits']:.2g} on {len(images)} images (at most {tolerance:g} is rounding)"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_bytes(data)
-    beside.replace(path)
+    write_file(path, content)
     return worst
 
 
 def to_onnx(wrapped: WithProbability, card: ModelCard) -> bytes:
     """Translate the network; the number of images stays free."""
-    example = torch.zeros(2, 3, card.image_size, card.image_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             wrapped,
-            (example,),
+            (torch.zeros(2, 3, card.image_size, card.image_size),),
             dynamo=True,
             verbose=False,
             input_names=["images"],
-            output_names=["logits", "prob_malignant"],
+            output_names=OUTPUTS,
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
         )
     assert program is not None
@@ -99,15 +87,13 @@ def to_onnx(wrapped: WithProbability, card: ModelCard) -> bytes:
     return proto.SerializeToString()
 
 
-def differences(data: bytes, wrapped: WithProbability, images: Tensor) -> dict[str, float]:
-    """Largest absolute difference between onnxruntime and PyTorch, by output."""
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    names = ["logits", "prob_malignant"]
-    worst = dict.fromkeys(names, 0.0)
-    for chunk in images.split(CHUNK):
-        found = session.run(names, {"images": chunk.numpy()})
+def differences(content: bytes, wrapped: WithProbability, images: Tensor) -> dict[str, float]:
+    """Return the largest absolute difference between onnxruntime and PyTorch, by output."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    largest = []
+    for chunk in images.split(16):  # bounds the memory
+        found = session.run(OUTPUTS, {"images": chunk.numpy()})
         with torch.inference_mode():
-            expected = wrapped(chunk)
-        for name, ours, theirs in zip(names, expected, found, strict=True):
-            worst[name] = float(np.maximum(worst[name], np.abs(ours.numpy() - theirs).max()))
-    return worst
+            pairs = zip(wrapped(chunk), found, strict=True)
+            largest.append([np.abs(ours.numpy() - theirs).max() for ours, theirs in pairs])
+    return dict(zip(OUTPUTS, np.max(largest, axis=0).tolist(), strict=True))

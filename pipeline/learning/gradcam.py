@@ -1,9 +1,9 @@
-"""Where in an image the evidence for a decision lies: Grad-CAM, by the grad-cam library.
+"""Grad-CAM by the grad-cam library: which regions of an image raised the score of a decision.
 
     heat = decision_heat(model, images, called, task="binary")   # [N, H, W] float32 0-1
 
-A map shows what moved the score, at the coarse grid of the last feature map. It is no proof that
-the model looks at the right thing, and no outline of the lesion.
+A map has the coarse grid of the last feature map. It does not show that the model uses medically
+meaningful features, and it does not outline the lesion.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,30 +16,20 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.image import show_cam_on_image
 from torch import Tensor, nn
 
-from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
+from pipeline.learning.flags import Task
+from pipeline.learning.model import malignant_log_odds
 
 FINE_ENOUGH = 4
-"""Rows and columns that a map should have; small images leave the last ones fewer."""
+"""Rows and columns that a map should have; the last layers have fewer for small images."""
 
 CHUNK = 16
 """Images whose gradients are held at once."""
 
 
-def malignant_log_odds(logits: Tensor, task: str) -> Tensor:
-    """Log-odds of malignant from logits [..., K]: what the map explains, for either task."""
-    if task == "binary":
-        return logits[..., 1] - logits[..., 0]
-    malignant = torch.tensor(DX_IS_MALIGNANT, dtype=torch.bool, device=logits.device)
-    benign = logits[..., ~malignant]
-    return logits[..., malignant].logsumexp(-1) - benign.logsumexp(-1)
-
-
 def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module:
-    """The last module whose output is a map [B, C, h, w] fine enough to point at something.
+    """Return the last module with an output [B, C, h, w] of at least ``FINE_ENOUGH`` rows.
 
-    Args:
-        model: a torchvision classifier in eval mode.
-        image: [1, 3, H, W] float32, to see shapes with.
+    One forward pass of ``image`` [1, 3, H, W] finds the shapes.
     """
     found: list[tuple[int, nn.Module]] = []
 
@@ -59,28 +49,24 @@ def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module:
 
 
 def tokens_to_map(tokens: Tensor) -> Tensor:
-    """[B, 1 + s * s, C] tokens of a vision transformer as a map [B, C, s, s]."""
+    """Return a vision transformer's tokens [B, 1 + s * s, C] as a map [B, C, s, s]."""
     side = int((tokens.shape[1] - 1) ** 0.5)
     return tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
 
 
-def decision_heat(model: nn.Module, images: Tensor, called: Sequence[int], task: str) -> np.ndarray:
-    """Grad-CAM of the log-odds of the decision taken, malignant or benign.
+def decision_heat(
+    model: nn.Module, images: Tensor, called: Sequence[int], task: Task
+) -> np.ndarray:
+    """Return Grad-CAM maps of the log-odds of each decision, float32 [N, H, W] 0-1.
 
-    Args:
-        model: in eval mode; its gradients are left untouched.
-        images: [N, 3, H, W] float32, normalised, on the model's device.
-        called: N decisions; 1 explains what speaks for malignant, 0 what speaks for benign.
-        task: "binary" or "dx".
-
-    Returns:
-        [N, H, W] float32 0-1, each map scaled by its own maximum.
+    ``model`` is in eval mode and keeps its gradients; ``images`` [N, 3, H, W] float32 are
+    normalised and on its device. ``called`` has N decisions: 1 explains malignant, 0 benign.
     """
+    layer, reshape = None, None
     if isinstance(model, torchvision.models.VisionTransformer):
-        layer: nn.Module = model.encoder.get_submodule("layers")[-1].ln_1  # type: ignore[index]
-        reshape: Callable[[Tensor], Tensor] | None = tokens_to_map
-    else:
-        layer, reshape = last_feature_map(model, images[:1]), None
+        layer = model.get_submodule("encoder.layers")[-1].ln_1  # type: ignore[index]
+        reshape = tokens_to_map
+    layer = layer or last_feature_map(model, images[:1])
 
     def evidence_for(decision: int) -> Callable[[Tensor], Tensor]:
         sign = 1 if decision else -1
@@ -89,21 +75,13 @@ def decision_heat(model: nn.Module, images: Tensor, called: Sequence[int], task:
     targets, parts = [evidence_for(decision) for decision in called], []
     with GradCAM(model, [layer], reshape_transform=reshape) as cam:
         for start in range(0, len(images), CHUNK):
-            here = slice(start, start + CHUNK)
-            parts.append(cam(images[here], targets=targets[here]))  # type: ignore[arg-type]
+            part = slice(start, start + CHUNK)
+            parts.append(cam(images[part], targets=targets[part]))  # type: ignore[arg-type]
     model.zero_grad(set_to_none=True)
     return np.concatenate(parts).astype(np.float32)
 
 
 def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay a map over its picture.
-
-    Args:
-        picture: [H, W, 3] uint8 RGB.
-        heat: [h, w] float32 0-1, scaled to the picture's size.
-
-    Returns:
-        [H, W, 3] uint8 RGB.
-    """
+    """Return ``picture`` [H, W, 3] uint8 RGB with ``heat`` [h, w] float32 0-1 over it."""
     heat = cv2.resize(heat, (picture.shape[1], picture.shape[0]))
     return show_cam_on_image(picture.astype(np.float32) / 255, heat, use_rgb=True, image_weight=0.6)

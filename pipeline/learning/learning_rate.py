@@ -1,70 +1,68 @@
-"""The learning rate as a pure function of how far the training is, and the plateau rule.
+"""The learning rate as a function of training progress, and the plateau rule.
 
-Progress is counted in epochs, as a fraction, not in steps: it means the same on any number of
-processes. Nothing here needs saving but the three numbers of ``Plateau``.
+    lr = 1e-3 * rate_factor("onecycle", progress, epochs=10, warmup=3)
+
+Progress is counted in epochs, with fractions, and not in steps, so it means the same on any number
+of processes. Only the three fields of ``Plateau`` are state that a checkpoint must hold.
 """
 
 import math
 from dataclasses import dataclass, replace
 
-ONECYCLE_START, ONECYCLE_END = 1 / 25, 1e-4 / 25
-"""Shares of the peak rate where one-cycle begins and ends (as torch's OneCycleLR)."""
+from pipeline.learning.flags import Schedule
 
-MOMENTUM_HIGH, MOMENTUM_LOW = 0.95, 0.85
-"""Between which one-cycle moves the momentum, against the rate."""
+ONECYCLE_RATES = (1 / 25, 1.0, 1e-4 / 25)
+"""Start, peak and end of one-cycle, as shares of the peak rate (as torch's OneCycleLR)."""
+
+ONECYCLE_MOMENTA = (0.95, 0.85, 0.95)
+"""Momentum at the same three points: it moves against the rate."""
 
 
-def cosine_between(start: float, end: float, share: float) -> float:
-    """Go from ``start`` to ``end`` along half a cosine, ``share`` from 0 to 1."""
+def along_cosines(
+    points: tuple[float, float, float], progress: float, *, epochs: int, warmup: float
+) -> float:
+    """Return the value on two half cosines: first to second point in the warm-up, then to third."""
+    start, middle, end = points
+    if progress < warmup:
+        end, share = middle, progress / warmup
+    else:
+        start, share = middle, min((progress - warmup) / (epochs - warmup), 1.0)
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-def rate_factor(name: str, progress: float, *, epochs: int, warmup: float) -> float:
-    """Return the share of ``--lr`` to use.
-
-    Args:
-        name: "plateau", "constant", "cosine" or "onecycle".
-        progress: epochs done so far, with the fraction of the present one.
-        epochs: in total.
-        warmup: epochs in which the rate climbs.
-    """
+def rate_factor(schedule: Schedule, progress: float, *, epochs: int, warmup: float) -> float:
+    """Return the share of ``--lr`` to use after ``progress`` epochs; it rises for ``warmup``."""
+    if schedule == "onecycle":
+        return along_cosines(ONECYCLE_RATES, progress, epochs=epochs, warmup=warmup)
     if progress < warmup:
-        share = progress / warmup
-        return cosine_between(ONECYCLE_START, 1.0, share) if name == "onecycle" else share
-    share = min((progress - warmup) / (epochs - warmup), 1.0)
-    match name:
-        case "onecycle":
-            return cosine_between(1.0, ONECYCLE_END, share)
-        case "cosine":
-            return cosine_between(1.0, 0.0, share)
-        case _:
-            return 1.0
+        return progress / warmup
+    if schedule == "cosine":
+        return along_cosines((0.0, 1.0, 0.0), progress, epochs=epochs, warmup=warmup)
+    return 1.0
 
 
-def momentum_at(name: str, progress: float, *, epochs: int, warmup: float) -> float | None:
-    """Return the momentum to use, or None where the schedule leaves it alone."""
-    if name != "onecycle":
+def momentum_at(schedule: Schedule, progress: float, *, epochs: int, warmup: float) -> float | None:
+    """Return the momentum to use, or None where the schedule does not set it."""
+    if schedule != "onecycle":
         return None
-    if progress < warmup:
-        return cosine_between(MOMENTUM_HIGH, MOMENTUM_LOW, progress / warmup)
-    share = min((progress - warmup) / (epochs - warmup), 1.0)
-    return cosine_between(MOMENTUM_LOW, MOMENTUM_HIGH, share)
+    return along_cosines(ONECYCLE_MOMENTA, progress, epochs=epochs, warmup=warmup)
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """Cuts the rate when a metric stops rising (torch's ReduceLROnPlateau, mode "max")."""
+    """Cuts the rate when a metric stops rising by 0.01 % (torch's ReduceLROnPlateau, "max")."""
 
     best: float = -math.inf
     """The highest value so far."""
     waited: int = 0
-    """Epochs since then, or since the last cut."""
+    """Epochs since the best value or the last cut."""
     factor: float = 1.0
-    """What the rate is multiplied with by now."""
+    """Product of the cuts so far."""
 
     def after(self, value: float, *, patience: int, cut: float) -> "Plateau":
         """Return the state after an epoch that ended with ``value``."""
-        if value > self.best + 1e-4 * abs(self.best if math.isfinite(self.best) else 0.0):
+        margin = 1e-4 * abs(self.best) if math.isfinite(self.best) else 0.0
+        if value > self.best + margin:
             return replace(self, best=value, waited=0)
         if self.waited + 1 > patience:
             return replace(self, waited=0, factor=self.factor * cut)

@@ -1,8 +1,8 @@
-"""Losses as pure functions: a loss and a weight for each sample, summed up by the caller.
+"""Losses as per-sample values and weights, which the caller sums.
 
-The loss of a step is the weighted mean over everything that the step sees: all ranks, and all
-batches of an accumulation window. So a loss here gives ``(weight * loss, weight)`` per sample
-and train.py divides the sum of the first by the global sum of the second.
+The loss of a step is the weighted mean over everything in the step: all ranks, and all batches of
+an accumulation window. So ``Loss`` returns ``weight * loss`` and ``weight`` per sample, and
+train.py divides the sum of the first by the global sum of the second.
 """
 
 import numpy as np
@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.learning.flags import LossName, Weighting
+
 EFFECTIVE_BETA = 0.999
 """Of the effective number of samples, (1 - beta^n) / (1 - beta) (Cui et al. 2019)."""
 
 
-def class_weights(counts: np.ndarray, scheme: str) -> np.ndarray:
-    """Return float64 [K], with mean 1 over the samples that the counts describe.
+def class_weights(counts: np.ndarray, scheme: Weighting) -> np.ndarray:
+    """Return float64 [K], with mean 1 over a split of ``counts`` [K] samples of each class.
 
-    Args:
-        counts: int [K], samples of each class in the train split.
-        scheme: "inverse" (n / (K * count)), "effective" (number of samples), or "none".
+    "inverse" is n / (K * count), "effective" the inverse of the effective number of samples.
     """
     counts = np.asarray(counts, dtype=np.float64)
     if scheme == "none":
@@ -32,51 +32,49 @@ def class_weights(counts: np.ndarray, scheme: str) -> np.ndarray:
 
 
 class Loss:
-    """A per-sample loss with its class weights; constants live on the device."""
+    """A per-sample loss with class weights."""
 
     def __init__(
         self,
-        kind: str,
+        name: LossName,
         counts: np.ndarray,
         *,
-        weighting: str,
+        weighting: Weighting,
         focal_gamma: float,
         label_smoothing: float,
         device: torch.device,
     ) -> None:
-        """Prepare a loss.
+        """Prepare a loss for classes of ``counts`` [K] samples, and for logits on ``device``.
 
-        Args:
-            kind: "cross-entropy", "focal" or "logit-adjusted".
-            counts: int [K], samples of each class in the train split.
-            weighting: a scheme of ``class_weights``.
-            focal_gamma: exponent of the focal loss.
-            label_smoothing: share of the target spread over all classes.
-            device: where the logits will be.
+        ``label_smoothing`` is the share of the target spread over all classes. "focal" is Lin et
+        al. 2017, "logit-adjusted" Menon et al. 2021.
         """
         share = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
-        self.kind, self.gamma, self.smoothing = kind, focal_gamma, label_smoothing
-        scheme = class_weights(counts, weighting)
-        self.class_weight = torch.tensor(scheme, dtype=torch.float32, device=device)
+        self.name, self.gamma, self.smoothing = name, focal_gamma, label_smoothing
+        weights = class_weights(counts, weighting)
+        self.class_weight = torch.tensor(weights, dtype=torch.float32, device=device)
         self.log_prior = torch.tensor(np.log(share), dtype=torch.float32, device=device)
 
-    def weight(self, target: Tensor, target_b: Tensor | None, lam: Tensor | None) -> Tensor:
-        """Return the weight of each sample, float32 [B]; known before the forward pass."""
+    def weight(
+        self, target: Tensor, target_b: Tensor | None = None, lam: Tensor | None = None
+    ) -> Tensor:
+        """Return the weight of each sample, float32 [B]; needs no forward pass."""
         first = self.class_weight[target]
         if target_b is None or lam is None:
             return first
         return lam * first + (1 - lam) * self.class_weight[target_b]
 
     def weighted(
-        self, logits: Tensor, target: Tensor, target_b: Tensor | None, lam: Tensor | None
+        self,
+        logits: Tensor,
+        target: Tensor,
+        target_b: Tensor | None = None,
+        lam: Tensor | None = None,
     ) -> Tensor:
         """Return weight * loss of each sample, float32 [B].
 
-        Args:
-            logits: float [B, K].
-            target: int64 [B], the class.
-            target_b: int64 [B], the class blended in by mixup or cutmix, or None.
-            lam: float [B], the share of ``target`` in the blend, or None.
+        ``logits`` are [B, K], ``target`` int64 [B]. In a batch blended by mixup or cutmix
+        ``target_b`` is the second class and ``lam`` the share of the first.
         """
         first = self.class_weight[target] * self._per_sample(logits, target)
         if target_b is None or lam is None:
@@ -86,10 +84,10 @@ class Loss:
 
     def _per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         logits = logits.float()
-        if self.kind == "logit-adjusted":
+        if self.name == "logit-adjusted":
             logits = logits + self.log_prior
         entropy = F.cross_entropy(logits, target, reduction="none", label_smoothing=self.smoothing)
-        if self.kind != "focal":
+        if self.name != "focal":
             return entropy
-        right = logits.softmax(1).gather(1, target[:, None])[:, 0]
-        return (1 - right).pow(self.gamma) * entropy
+        true_probability = logits.softmax(1).gather(1, target[:, None])[:, 0]
+        return (1 - true_probability).pow(self.gamma) * entropy

@@ -3,14 +3,16 @@
     build_model("resnet34", 2, weights="imagenet")
 
 The last layer of a torchvision classifier is its last ``Linear`` (its last ``Conv2d`` in
-SqueezeNet); it is replaced by a ``Head`` that keeps the layer's name in the state dict with and
-without dropout, so that weights move between runs.
+SqueezeNet). It is replaced by a ``Head`` of the same name in the state dict, with or without
+dropout, so weights can move between runs.
 """
 
 import difflib
+import textwrap
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -18,19 +20,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
+from pipeline.learning.flags import Task
+from pipeline.learning.probability import malignant_classes
 
 AUXILIARY = ("AuxLogits", "aux1", "aux2")
-"""Second classifiers of Inception and GoogLeNet, given beside the logits in training."""
-
-SHOWN = 5
-"""How many keys of each kind a report of mismatches names."""
+"""Second classifiers of Inception and GoogLeNet, which return logits of their own in training."""
 
 
 class Head(nn.Linear):
     """The last layer, with dropout on the features before it."""
 
     def __init__(self, features: int, outputs: int, dropout: float) -> None:
-        """Make a layer from ``features`` to ``outputs``, dropping features with ``dropout``."""
+        """Make a layer from ``features`` to ``outputs``; ``dropout`` is a share of features."""
         super().__init__(features, outputs)
         self.dropout = dropout
 
@@ -58,12 +59,12 @@ def build_model(
         model.load_state_dict({k: v for k, v in state.items() if not k.startswith(AUXILIARY)})
     replace_head(model, outputs, dropout)
     if weights not in ("imagenet", "none"):
-        load_into(model, read_state(Path(weights)), source=weights, arch=arch)
+        load_weights(model, read_state(Path(weights)), source=weights, arch=arch, new_head=True)
     return model
 
 
 def bare_model(arch: str) -> nn.Module:
-    """Return torchvision's classifier of that name with random weights and one output."""
+    """Return torchvision's classifier of that name with random weights and its own last layer."""
     names = torchvision.models.list_models(module=torchvision.models)
     if arch not in names:
         near = ", ".join(difflib.get_close_matches(arch, names, 4)) or "resnet34, resnet50, ..."
@@ -73,10 +74,9 @@ def bare_model(arch: str) -> nn.Module:
         )
     quiet = {"init_weights": True} if arch in ("googlenet", "inception_v3") else {}
     model = torchvision.models.get_model(arch, weights=None, **quiet)
-    if hasattr(model, "aux_logits"):
-        setattr(model, "aux_logits", False)  # noqa: B010 - a plain attribute, no submodule
     for name in AUXILIARY:
         if hasattr(model, name):
+            model.aux_logits = False  # type: ignore[assignment]
             setattr(model, name, None)
     return model
 
@@ -97,11 +97,9 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
 
 def head_name(model: nn.Module) -> str:
     """Return the dotted name of the last layer: the last Linear, else the last Conv2d."""
-    for kind in (nn.Linear, nn.Conv2d):
-        names = [name for name, module in model.named_modules() if isinstance(module, kind)]
-        if names:
-            return names[-1]
-    raise DataError(f"{type(model).__name__} has no last layer to replace")
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    convolutions = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
+    return (linear or convolutions)[-1]
 
 
 def head_of(model: nn.Module) -> nn.Module:
@@ -110,16 +108,14 @@ def head_of(model: nn.Module) -> nn.Module:
 
 
 def replace_head(model: nn.Module, outputs: int, dropout: float) -> None:
-    """Put a new last layer of ``outputs`` logits in place of the one there."""
-    name = head_name(model)
-    old = model.get_submodule(name)
+    """Replace the last layer by a new one of ``outputs`` logits."""
+    old = head_of(model)
     if isinstance(old, nn.Linear):
         new: nn.Module = Head(old.in_features, outputs, dropout)
     else:
         assert isinstance(old, nn.Conv2d)
         new = nn.Conv2d(old.in_channels, outputs, kernel_size=1)
-    parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, new)
+    model.set_submodule(head_name(model), new)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -143,59 +139,30 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def load_into(model: nn.Module, state: dict[str, Tensor], *, source: str, arch: str) -> None:
-    """Load ``state`` whole; only a last layer of another width may stay new.
+def load_weights(
+    model: nn.Module, state: dict[str, Tensor], *, source: object, arch: str, new_head: bool = False
+) -> None:
+    """Load ``state`` whole; with ``new_head``, a last layer of another width is left out.
 
     Raises:
-        DataError: naming what is missing, unexpected or of another shape.
+        DataError: it has missing or unexpected names, or other shapes.
     """
     own = model.state_dict()
-    head = head_name(model)
-    keys = {f"{head}.weight", f"{head}.bias"}
-    if any(k in state and k in own and state[k].shape != own[k].shape for k in keys):
-        state = {k: v for k, v in state.items() if k not in keys}
-        state |= {k: own[k] for k in keys}
-    report = mismatches(own, state)
-    if report:
+    head = [name for name in own if new_head and name.startswith(f"{head_name(model)}.")]
+    if any(name in state and state[name].shape != own[name].shape for name in head):
+        state = state | {name: own[name] for name in head}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # a line for what is missing, what is unexpected, each shape
+        found = "; ".join(textwrap.shorten(line, 200) for line in str(error).splitlines()[1:6])
         raise DataError(
-            f"{source}: these weights do not fit {arch}: {'; '.join(report)}. "
+            f"{source}: these weights do not fit {arch}: {found}. "
             "Give the architecture that they were trained with, or other weights"
-        )
-    model.load_state_dict(state)
+        ) from error
 
 
-def mismatches(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    """Return one line for each way in which ``state`` differs from what a model expects."""
-    shapes = [
-        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    # counters of batches seen, absent from old files, are no reason to refuse one
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in own]
-    found = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    return [
-        f"{len(names)} {kind}: {', '.join(names[:SHOWN])}{', ...' if names[SHOWN:] else ''}"
-        for kind, names in found
-        if names
-    ]
-
-
-class Features(nn.Module):
-    """The same network, giving what enters its last layer, [B, features], in place of logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Wrap ``model``; its weights are shared, not copied."""
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images [B, 3, H, W] to features [B, features]."""
-        seen: list[Tensor] = []
-        handle = head_of(self.model).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        try:
-            self.model(images)
-        finally:
-            handle.remove()
-        return seen[0].flatten(1)
+def malignant_log_odds(logits: Tensor, task: Task) -> Tensor:
+    """Return log(P(malignant) / P(benign)) [...] of logits [..., K]; differentiable."""
+    malignant = malignant_classes(task)
+    positive, negative = (np.flatnonzero(mask).tolist() for mask in (malignant, ~malignant))
+    return logits[..., positive].logsumexp(-1) - logits[..., negative].logsumexp(-1)

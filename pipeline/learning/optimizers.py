@@ -1,38 +1,33 @@
-"""Optimisers, the moving average of weights, and the frozen backbone of the first epochs."""
-
-import copy
+"""Optimizers, the moving average of the weights, and the frozen backbone of the first epochs."""
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
+from pipeline.learning.flags import Optimizer
 from pipeline.learning.model import head_of
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Return two parameter groups: matrices and kernels decay, norms and biases do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return [
+def make_optimizer(
+    model: nn.Module, name: Optimizer, *, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return the optimizer of that name: matrices and kernels decay, norms and biases do not."""
+    parameters = list(model.parameters())
+    groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def make_optimizer(
-    model: nn.Module, name: str, *, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Return the optimiser of that name ("adam", "adamw" or "sgd") over ``decay_groups``."""
-    groups = decay_groups(model, weight_decay)
     match name:
         case "adam":
             return torch.optim.Adam(groups, lr=lr)
         case "adamw":
             return torch.optim.AdamW(groups, lr=lr)
-        case _:
+        case "sgd":
             return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
-    """Set the learning rate of all groups, and the momentum (Adam's beta1) where given."""
+    """Set the learning rate of all groups, and the momentum (Adam's beta1) unless it is None."""
     for group in optimizer.param_groups:
         group["lr"] = lr
         if momentum is None:
@@ -44,28 +39,28 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None
 
 
 class FrozenBackbone:
-    """Keeps all but the last layer as it is, without telling DistributedDataParallel.
+    """Trains the last layer alone during the first epochs.
 
-    DDP waits for a gradient of every parameter that it was made with, so gradients are computed
-    and thrown away: a frozen epoch costs as much as another.
+    DistributedDataParallel waits for a gradient of every parameter, so all gradients are computed
+    and those of the backbone dropped: a frozen epoch costs as much as any other.
     """
 
     def __init__(self, model: nn.Module, epochs: int) -> None:
         """Freeze everything before ``model``'s last layer during the first ``epochs``."""
-        head = head_of(model)
-        inside = {id(p) for p in head.parameters()}
+        in_head = {id(p) for p in head_of(model).parameters()}
         self.epochs = epochs
-        self.parameters = [p for p in model.parameters() if id(p) not in inside]
-        self.norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.parameters = [p for p in model.parameters() if id(p) not in in_head]
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+        self.norms = [module for module in model.modules() if isinstance(module, norms)]
 
     def enter(self, epoch: int) -> None:
-        """Put the norms of a frozen backbone into eval mode: their statistics stay too."""
+        """Put a frozen backbone's norms into eval mode, so that their statistics stay too."""
         if epoch < self.epochs:
             for norm in self.norms:
                 norm.eval()
 
     def drop_gradients(self, epoch: int) -> None:
-        """Forget the backbone's gradients; an optimiser passes over what has none."""
+        """Drop a frozen backbone's gradients; an optimizer skips parameters without one."""
         if epoch < self.epochs:
             for parameter in self.parameters:
                 parameter.grad = None
@@ -75,28 +70,23 @@ class MovingAverage:
     """An exponential moving average of a model's weights and batch-norm statistics."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Copy ``model`` as it is now; ``decay`` is the share kept at each step."""
-        self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.follow(model)
+        """Copy ``model`` as it is now; ``decay`` is the share of the average kept at each step."""
+        self.decay = self.kept = decay
+        self.averaged = AveragedModel(model, multi_avg_fn=self._move, use_buffers=True)
+        self.averaged.n_averaged += 1  # at 0 the first update would copy the model
+        self.model = self.averaged.module.eval().requires_grad_(False)
 
-    def follow(self, model: nn.Module) -> None:
-        """Take ``model`` as the one to follow from now on.
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards ``model`` after optimizer step ``step``, counted from 1.
 
-        To be called again after ``accelerator.prepare``, which gives a model new storage where it
-        wraps it for several CPU processes: the old tensors would stand still.
+        Decay warm-up: the decay is at most (1 + step) / (10 + step).
         """
-        average, source = self.model.state_dict(), model.state_dict()
-        floats = [k for k, v in average.items() if v.is_floating_point()]
-        self.average = [average[k] for k in floats]
-        self.source = [source[k] for k in floats]
-        self.counters = [(average[k], source[k]) for k in average if k not in floats]
+        self.kept = min(self.decay, (1 + step) / (10 + step))
+        self.averaged.update_parameters(model)
 
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the model; quickly in the first steps, when it knows little."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for average, source in zip(self.average, self.source, strict=True):
-            average.lerp_(source, 1 - decay)
-        for counter, source in self.counters:
-            counter.copy_(source)
+    def _move(self, averages: PARAM_LIST, values: PARAM_LIST, _: object) -> None:
+        if averages[0].is_floating_point():
+            get_ema_multi_avg_fn(self.kept)(averages, values, 0)
+            return
+        for average, value in zip(averages, values, strict=True):  # batch-norm's counters
+            average.copy_(value)

@@ -1,4 +1,4 @@
-"""A trained model as it is kept: weights, a card that says how to use them, what they have seen.
+"""A stored model: weights, the card that says how to use them, and the samples it was trained on.
 
     FOLDER/model.safetensors     the weights (of the moving average, where there is one)
     FOLDER/model.json            the card: architecture, task, preprocessing, threshold, ...
@@ -7,9 +7,8 @@
 ``load_stored`` takes RUN, RUN/best or RUN/checkpoints/step-XXXXXXXX.
 """
 
-import hashlib
 import json
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,25 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from pipeline.files import publish_folder, sha256_of
-from pipeline.learning.model import build_model, mismatches
+from pipeline.files import sha256, sha256_of
+from pipeline.learning.flags import RefitHead, Task, Tta
+from pipeline.learning.model import build_model, load_weights
+from pipeline.loading.presets import MEAN, STD
 
 FORMAT_VERSION = 1
 """Version of model.json; a reader refuses others."""
 
 WEIGHTS, CARD, SAMPLES = "model.safetensors", "model.json", "training_samples.csv"
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's channel means and deviations, RGB, on a scale of 0 to 1."""
-
-SAMPLE_COLUMNS = ["image_id", "lesion_id", "group", "split"]
-
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that is needed to use the weights, and where they come from."""
+    """What is needed to use the weights, and their origin."""
 
     arch: str
     """torchvision's name of the architecture."""
-    task: str
-    """"binary" or "dx"."""
+    task: Task
+    """What the logits stand for."""
     classes: tuple[str, ...]
     """Names of the outputs, in the order of the logits."""
     image_size: int
@@ -56,7 +52,7 @@ class ModelCard:
     """The logits are divided by it; fitted on validation."""
     bias: float = 0.0
     """Then added to the log-odds of malignant; fitted on validation."""
-    tta: str = "none"
+    tta: Tta = "none"
     """Test-time augmentation that threshold, temperature and bias were fitted with."""
     without_tta: dict[str, float] | None = None
     """Threshold, temperature and bias fitted without it; None where ``tta`` is "none" anyway."""
@@ -74,14 +70,14 @@ class ModelCard:
     """Optimizer steps taken."""
     val_roc_auc: float | None = None
     """On the validation split, at that epoch; None before the first validation."""
-    refit_head: str = "none"
+    refit_head: RefitHead = "none"
     """How the last layer was fitted again after training."""
     weights_sha256: str = ""
     """Of model.safetensors, filled in when it is saved."""
     format_version: int = FORMAT_VERSION
     """Of this card."""
 
-    def at(self, tta: str) -> "ModelCard":
+    def at(self, tta: Tta) -> "ModelCard":
         """Return the card with the threshold, temperature and bias that belong to ``tta``.
 
         Raises:
@@ -94,75 +90,64 @@ class ModelCard:
         fitted = self.tta if self.without_tta is None else f"none and {self.tta}"
         raise DataError(
             f"--tta {tta}: this model's threshold was fitted with {fitted}; use that, give a "
-            "--threshold of your own, or train with --tta " + tta
+            f"--threshold of your own, or train with --tta {tta}"
         )
 
 
 def stored_files(
     state_dict: dict[str, Tensor], card: ModelCard, training_samples: pd.DataFrame
 ) -> dict[str, bytes]:
-    """Return the three files by name; the card comes out with the hash of the weights."""
+    """Return the content of the three files by name; the card gets the hash of the weights."""
     weights = save({k: v.detach().cpu().contiguous() for k, v in state_dict.items()})
-    card = replace(card, weights_sha256=hashlib.sha256(weights).hexdigest())
-    table = training_samples[SAMPLE_COLUMNS].to_csv(index=False, lineterminator="\n")
+    card = replace(card, weights_sha256=sha256(weights))
+    table = training_samples[["image_id", "lesion_id", "group", "split"]]
     return {
         WEIGHTS: weights,
         CARD: (json.dumps(asdict(card), indent=2) + "\n").encode(),
-        SAMPLES: table.encode(),
+        SAMPLES: table.to_csv(index=False, lineterminator="\n").encode(),
     }
 
 
-def save_stored(
-    folder: Path,
-    state_dict: dict[str, Tensor],
-    card: ModelCard,
-    training_samples: pd.DataFrame,
-) -> ModelCard:
-    """Publish the three files as ``folder``, in one rename, and return the card as written."""
-    publish_folder(folder, stored_files(state_dict, card, training_samples))
-    return read_card(folder)
-
-
 def load_stored(path: Path) -> tuple[nn.Module, ModelCard, pd.DataFrame]:
-    """Return the model (on the CPU, eval mode), its card and the samples that it has seen.
+    """Return the model (on the CPU, eval mode), its card and its train and validation samples.
 
     Raises:
-        DataError: where there is none, or weights and card do not belong together.
+        DataError: there is no stored model, it is damaged, or its parts do not fit together.
     """
     folder = stored_folder(Path(path))
     card = read_card(folder)
+    if (card.mean, card.std) != (MEAN, STD):
+        raise DataError(
+            f"{folder / CARD}: mean {card.mean}, std {card.std}, but images are normalised with "
+            f"mean {MEAN}, std {STD}; use the code revision that trained it, or train again"
+        )
     weights = folder / WEIGHTS
     found = sha256_of(weights)
     if found != card.weights_sha256:
         raise DataError(
-            f"{weights}: damaged or exchanged: sha256 {found[:12]}..., but {CARD} says "
+            f"{weights}: damaged or replaced: sha256 {found[:12]}..., but {CARD} says "
             f"{card.weights_sha256[:12]}...; use another checkpoint"
         )
     model = build_model(card.arch, len(card.classes), dropout=card.dropout)
-    state = load_file(weights)
-    report = mismatches(model.state_dict(), state)
-    if report:
-        raise DataError(
-            f"{folder}: the weights are not of the architecture {card.arch} that {CARD} names: "
-            + "; ".join(report)
-        )
-    model.load_state_dict(state)
+    load_weights(model, load_file(weights), source=weights, arch=card.arch)
     samples = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
     return model.eval(), card, samples
 
 
 def stored_folder(path: Path) -> Path:
     """Return the folder of a stored model: ``path`` itself, or its ``best``."""
-    for folder in (path, path / "best"):
-        if (folder / CARD).is_file():
-            missing = [n for n in (WEIGHTS, SAMPLES) if not (folder / n).is_file()]
-            if missing:
-                raise DataError(f"{folder}: incomplete: {' and '.join(missing)} missing")
-            return folder
-    raise DataError(
-        f"{path}: no stored model there (expected {CARD}); "
-        "give RUN/best or RUN/checkpoints/step-XXXXXXXX"
-    )
+    folder = path if (path / CARD).is_file() else path / "best"
+    missing = [name for name in (CARD, WEIGHTS, SAMPLES) if not (folder / name).is_file()]
+    if CARD in missing:
+        raise DataError(
+            f"{path}: no stored model there (expected {CARD}); "
+            "give RUN/best or RUN/checkpoints/step-XXXXXXXX"
+        )
+    if missing:
+        raise DataError(
+            f"{folder}: incomplete: {' and '.join(missing)} missing; use another checkpoint"
+        )
+    return folder
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -178,12 +163,8 @@ def read_card(folder: Path) -> ModelCard:
             f"{path}: format version {version}, expected {FORMAT_VERSION}; "
             "use the code revision that wrote it"
         )
-    known = {field.name for field in fields(ModelCard)}
-    needed = {field.name for field in fields(ModelCard) if field.default is MISSING}
-    if not needed <= set(values) <= known:
-        odd = ", ".join(sorted((needed - set(values)) | (set(values) - known)))
-        raise DataError(f"{path}: not the fields of a model card; missing or unknown: {odd}")
-    lists: dict[str, Any] = {
-        key: tuple(value) for key, value in values.items() if isinstance(value, list)
-    }
-    return ModelCard(**{**values, **lists})
+    lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    try:
+        return ModelCard(**values | lists)
+    except TypeError as error:
+        raise DataError(f"{path}: missing or unknown fields ({error})") from error

@@ -13,9 +13,9 @@ from pipeline.ham10000.taxonomy import DX
 from pipeline.learning.decision import Decision
 from pipeline.learning.flags import Tta
 from pipeline.learning.inference import Predictions, predict_logits
-from pipeline.learning.model import Features, build_model
+from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES, task_targets
-from pipeline.learning.refit import fit_layer, linear_head, resampled, set_layer
+from pipeline.learning.refit import fit_layer, resampled, set_layer, without_head
 from pipeline.learning.stored_model import ModelCard, load_stored, stored_files
 from pipeline.loading.batch import Loader
 from pipeline.training import checkpoints
@@ -87,8 +87,7 @@ def refit(run: Run, model: nn.Module, loader: Loader, train: pd.DataFrame) -> No
     """Fit the last layer again on resampled features of the train split, without augmentation."""
     how, task = run.flags.imbalance.refit_head, run.flags.model.task
     run.say(f"fitting the last layer again, --refit-head {how}")
-    linear_head(model)
-    found = predict(run, Features(model), loader, "features", "none")
+    found = predict(run, without_head(model), loader, "features", "none")
     layer = None
     if run.accelerator.is_main_process:
         dx_of = train.set_index("image_id")["dx"].map(DX.index)

@@ -189,8 +189,6 @@ def make_state(flags: TrainFlags, accelerator: Accelerator, *, fresh: bool) -> T
     if flags.optimisation.compile:
         model.compile()
     network, optimizer = accelerator.prepare(model, optimizer)
-    if average:
-        average.follow(model)
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     return TrainingState(accelerator, model, network, average, optimizer, sums)
 

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.files import publish_folder
 from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES
-from pipeline.learning.stored_model import ModelCard, save_stored
+from pipeline.learning.stored_model import ModelCard, stored_files
 from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ def checkpoint(tmp_path_factory, packed):
         temperature=1.5, bias=-0.7, manifest_sha256=shards.manifest_sha256,
     )  # fmt: skip
     seen = shards.samples[shards.samples["split"] != "test"]
-    save_stored(folder, build_model("resnet18", 7).state_dict(), card, seen)
+    publish_folder(folder, stored_files(build_model("resnet18", 7).state_dict(), card, seen))
     return folder
 
 

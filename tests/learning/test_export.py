@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
-from pipeline.learning import export
+from pipeline.learning.export import export_onnx
 from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES, malignant_probability
 from pipeline.learning.stored_model import ModelCard
@@ -27,7 +27,7 @@ def exported(request, tmp_path_factory):
         bias=-0.6,
     )
     path = tmp_path_factory.mktemp("onnx") / "deep" / "model.onnx"
-    worst = export.export_onnx(path, model, card, torch.randn(5, 3, 64, 64))
+    worst = export_onnx(path, model, card, torch.randn(5, 3, 64, 64))
     return path, model, card, worst
 
 
@@ -54,10 +54,11 @@ def test_the_file_is_valid_carries_its_card_and_its_check(exported):
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
 
 
-def test_a_file_that_differs_from_pytorch_is_not_written(tmp_path, monkeypatch):
-    model = build_model("resnet18", 2).eval()
-    card = ModelCard(arch="resnet18", task="binary", classes=CLASSES["binary"], image_size=32)
-    monkeypatch.setattr(export, "differences", lambda *_: {"logits": float("nan")})
+@pytest.mark.parametrize(("pixel", "tolerance"), [(float("nan"), 1e-3), (1.0, 0.0)])
+def test_a_file_that_differs_from_pytorch_is_not_written(tmp_path, pixel, tolerance):
+    model = build_model("shufflenet_v2_x0_5", 2).eval()
+    card = ModelCard("shufflenet_v2_x0_5", "binary", CLASSES["binary"], image_size=32)
+    images = torch.randn(2, 3, 32, 32) * pixel
     with pytest.raises(DataError, match="was not written"):
-        export.export_onnx(tmp_path / "model.onnx", model, card, torch.randn(2, 3, 32, 32))
+        export_onnx(tmp_path / "model.onnx", model, card, images, tolerance=tolerance)
     assert not list(tmp_path.iterdir())

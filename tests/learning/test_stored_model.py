@@ -1,0 +1,90 @@
+"""What is kept of a trained model, and what is refused when it is read."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.errors import DataError
+from pipeline.files import publish_folder
+from pipeline.learning.model import build_model
+from pipeline.learning.stored_model import ModelCard, load_stored, read_card, stored_files
+
+SAMPLES = pd.DataFrame(
+    {"image_id": ["a", "b"], "lesion_id": ["l", ""], "group": ["l", "b"], "split": ["train", "val"]}
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with a model under best, the model, and its card."""
+    model = build_model("resnet18", 2)
+    card = ModelCard("resnet18", "binary", ("benign", "malignant"), 64, threshold=0.3)
+    publish_folder(tmp_path / "best", stored_files(model.state_dict(), card, SAMPLES))
+    return tmp_path, model, card
+
+
+def test_a_stored_model_reads_back_whole(run):
+    folder, model, card = run
+    for path in (folder, folder / "best"):
+        loaded, found, samples = load_stored(path)
+        assert found == read_card(folder / "best")
+        assert (found.arch, found.classes, found.threshold) == (card.arch, card.classes, 0.3)
+        assert len(found.weights_sha256) == 64 and not loaded.training
+        assert samples.to_dict("list") == SAMPLES.to_dict("list")
+        for name, tensor in loaded.state_dict().items():
+            assert torch.equal(tensor, model.state_dict()[name])
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "training_samples.csv"])
+def test_an_incomplete_model_is_refused(run, missing):
+    (run[0] / "best" / missing).unlink()
+    with pytest.raises(DataError, match=f"{missing} missing"):
+        load_stored(run[0])
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no stored model there .*give RUN/best"):
+        load_stored(tmp_path)
+
+
+def test_damaged_weights_are_refused(run):
+    (run[0] / "best" / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(DataError, match="damaged or replaced"):
+        load_stored(run[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arch": "resnet34"}, "do not fit resnet34"),
+        ({"format_version": 99}, "format version 99, expected 1"),
+        ({"colour": "red"}, "missing or unknown fields .*colour"),
+        ({"mean": [0.5, 0.5, 0.5]}, r"mean \(0.5, 0.5, 0.5\).* are normalised with mean \(0.485"),
+        ({"std": [1.0, 1.0, 1.0]}, r"std \(1.0, 1.0, 1.0\).*train again"),
+    ],
+)
+def test_a_card_that_does_not_describe_the_model_is_refused(run, change, message):
+    path = run[0] / "best" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=message):
+        load_stored(run[0])
+
+
+def test_a_card_of_an_earlier_revision_opens_without_the_newer_fields(run):
+    path = run[0] / "best" / "model.json"
+    values = json.loads(path.read_text())
+    for name in ("bias", "without_tta", "refit_head"):
+        del values[name]
+    path.write_text(json.dumps(values))
+    assert load_stored(run[0])[1].bias == 0.0
+
+
+def test_the_threshold_of_another_test_time_augmentation_is_refused():
+    plain = {"threshold": 0.4, "temperature": 1.5, "bias": -0.1}
+    card = ModelCard("resnet18", "binary", ("b", "m"), 64, tta="flips", without_tta=plain)
+    assert card.at("flips") is card
+    assert (card.at("none").tta, card.at("none").threshold) == ("none", 0.4)
+    with pytest.raises(DataError, match="fitted with none and flips"):
+        card.at("dihedral")
