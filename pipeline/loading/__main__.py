@@ -4,7 +4,7 @@ from pipeline.cli import Command, dispatch
 
 COMMANDS = {
     "preview": Command(
-        "draw what the network sees: originals beside augmented versions",
+        "draw originals beside augmented versions, as the network sees them",
         "pipeline.loading.flags:PreviewFlags",
         "pipeline.loading.preview:run",
     ),

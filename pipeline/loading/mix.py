@@ -42,7 +42,7 @@ class Mix:
         return self.mixup > 0 or self.cutmix > 0
 
     def apply(self, batch: Batch, *, epoch: int, number: int) -> Batch:
-        """Return ``batch``, number ``number`` of this rank's ``epoch``, mixed with itself."""
+        """Return ``batch``, number ``number`` of this rank's ``epoch``, with its images mixed."""
         random = np.random.default_rng(
             [self.seed, epoch, MIX_STREAM, number * self.world_size + self.rank]
         )
@@ -78,7 +78,7 @@ def _cut(
 
 @dataclass(frozen=True)
 class MixingLoader:
-    """A loader whose batches are mixed after they arrive."""
+    """Another loader's batches, mixed."""
 
     loader: Loader
     """Source of the batches."""

@@ -1,10 +1,10 @@
-"""Draw what the network sees: originals as evaluation shows them, beside augmented versions.
+"""Draw the network's input: originals as evaluation loads them, beside augmented versions.
 
     python -m pipeline.loading preview --shards shards/ham10000 --augment strong --out preview.png
 
 The pixels come from the loaders that training uses, normalisation undone. A column is an epoch, and
-an epoch is one batch of the chosen samples, in another order each time, so that mixup and cutmix
-find another partner.
+an epoch is one batch of the chosen samples, in a new order each time, so that mixup and cutmix
+combine other pairs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,10 @@ SIDES = (128, 224)
 
 @dataclass(frozen=True)
 class PreviewPlan(EpochPlan):
-    """A plan in which each epoch is one batch of the same rows, in another order."""
+    """A plan in which each epoch is one batch of the same rows, in a new order."""
 
     chosen: tuple[int, ...] = ()
+    """The rows."""
 
     def requests(self, epoch: int, start: int = 0) -> Iterator[BatchRequest]:
         """Yield the one batch."""
@@ -48,7 +49,7 @@ def run(flags: PreviewFlags) -> None:
     """Choose originals, load them and write the sheet."""
     split = open_shards(cached(flags.shards, flags.cache)).split(flags.split, flags.fold)
     samples = Samples(split)
-    chosen = choose_rows(samples.labels, flags.samples, seed=flags.seed)
+    chosen = choose_originals(samples.labels, flags.samples, seed=flags.seed)
     rows = collect(samples, chosen, flags)
     mixed = f" --mixup {flags.mixup}" if flags.mixup else ""
     mixed += f" --cutmix {flags.cutmix}" if flags.cutmix else ""
@@ -65,13 +66,13 @@ def run(flags: PreviewFlags) -> None:
     print(f"{len(chosen)} originals, {flags.versions} versions of each: {flags.out}")
 
 
-def choose_rows(labels: np.ndarray, count: int, *, seed: int) -> tuple[int, ...]:
+def choose_originals(labels: np.ndarray, count: int, *, seed: int) -> tuple[int, ...]:
     """Return the rows of ``count`` samples (all, where there are fewer), diagnoses in turn.
 
     Args:
         labels: ``[n] int64``, index of each sample's diagnosis.
         count: samples to choose.
-        seed: decides which.
+        seed: seed of the choice.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)
@@ -82,7 +83,7 @@ def choose_rows(labels: np.ndarray, count: int, *, seed: int) -> tuple[int, ...]
 
 
 def collect(samples: Samples, chosen: tuple[int, ...], flags: PreviewFlags) -> list[list[Tile]]:
-    """Return, for each of ``chosen``, its eval view and its augmented versions."""
+    """Return, for each of ``chosen``, a tile of its eval pixels and tiles of augmented versions."""
     train_loader = _loader(samples, chosen, flags, phase="train")
     mix = Mix(mixup=flags.mixup, cutmix=flags.cutmix, seed=flags.seed)
     if mix.active:
@@ -112,7 +113,7 @@ def _loader(
 
 
 def _tiles(batch: Batch, lines: Sequence[tuple[str, ...]]) -> dict[str, Tile]:
-    """Return a tile by image id: normalisation undone, values beyond black and white cut."""
+    """Return a tile by image id: normalisation undone, values clipped to 0-255."""
     pixels = batch.images.cpu().permute(0, 2, 3, 1).numpy() * STD + MEAN
     pictures = np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
     tiles = [Tile((picture,), text) for picture, text in zip(pictures, lines, strict=True)]

@@ -1,4 +1,4 @@
-"""Balanced epochs as they come out of the loaders: exact rates, disjoint ranks, resumable."""
+"""Balanced epochs, through the loaders: exact class frequencies, disjoint ranks, resumable."""
 
 from collections import Counter
 
@@ -75,7 +75,7 @@ def test_every_class_is_equally_frequent(
 
 @pytest.mark.parametrize("backend", ["dali", "portable"])
 @pytest.mark.parametrize("by", ["binary", "dx"])
-def test_undersampling_repeats_no_sample_and_takes_others_in_each_epoch(
+def test_undersampling_repeats_no_sample_and_draws_anew_each_epoch(
     per_rank, backend: str, by: str
 ) -> None:
     seen = set()
@@ -111,7 +111,7 @@ def test_oversampling_gives_each_sample_of_the_majority_once(
 
 @pytest.mark.parametrize("backend", ["dali", "portable"])
 @pytest.mark.parametrize("balance", ["oversample", "undersample"])
-def test_balanced_epochs_are_split_over_ranks_and_resume_in_their_middle(
+def test_balanced_epochs_are_split_over_ranks_and_resume_in_mid_epoch(
     per_rank, backend: str, balance: str
 ) -> None:
     flags = {"backend": backend, "balance": balance, "augment": "strong"}

@@ -1,4 +1,4 @@
-"""The memory of batches is used again, but never while anybody may still look at it."""
+"""The memory of a batch is recycled once unreferenced, and never earlier."""
 
 import gc
 from collections.abc import Callable
@@ -13,7 +13,7 @@ def place(images: torch.Tensor) -> int:
     return images.untyped_storage().data_ptr()
 
 
-def test_memory_that_nobody_holds_is_used_again() -> None:
+def test_unreferenced_memory_is_recycled() -> None:
     buffers = Buffers((2, 3))
     first = place(buffers.take())
     assert place(buffers.take()) == first
@@ -30,7 +30,7 @@ def test_memory_that_nobody_holds_is_used_again() -> None:
     ],
     ids=["slice", "view", "array", "container", "graph"],
 )
-def test_memory_that_is_held_in_any_way_is_not_handed_out(
+def test_referenced_memory_is_not_recycled(
     hold: Callable[[torch.Tensor], object],
 ) -> None:
     buffers = Buffers((2, 3, 4))

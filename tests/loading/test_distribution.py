@@ -1,10 +1,10 @@
-"""What an augmentation does to images is what its preset promises, measured from the images.
+"""Augmented images have the distribution that their preset states, measured from the pixels.
 
-Geometry is read off pictures whose red and green are their own x and y: the values of an augmented
-picture say where each pixel was taken from, so the whole matrix can be fitted, flips, turns, crop
-and all. Colours are read off plain pictures. Expectations come from NumPy's and Pillow's own draws
-and operators, not from the code under test; samples are compared by the test of Kolmogorov and
-Smirnov. Seeds are fixed, so a test that passes goes on passing.
+Geometry is measured on pictures whose red and green are their own x and y: the values of an
+augmented picture give the source position of each pixel, so the whole matrix (flips, rotation,
+crop) can be fitted. Colours are measured on plain pictures. Expectations come from NumPy's and
+Pillow's draws and operators, not from the code under test; distributions are compared by the
+Kolmogorov-Smirnov test. Seeds are fixed, so results are repeatable.
 """
 
 import colorsys
@@ -28,19 +28,19 @@ SIZE, WIDTH, HEIGHT = 32, 96, 72
 """Pixels: side of the output; width and height of the source, whose sides are as HAM10000's."""
 
 DRAWS = 1200
-"""Augmented pictures that a figure is measured on."""
+"""Augmented pictures of each measurement."""
 
 SEEDS = {"dali": 11, "portable": 12}
-"""The backends draw differently here: were it alike, their agreement would say nothing."""
+"""Different ones, because equal draws would make the agreement of the backends trivial."""
 
 PLAIN = (151, 110, 90)
-"""The colour of the plain picture, RGB; one that JPEG keeps to the level."""
+"""The colour of the plain picture, RGB; JPEG compression does not change it."""
 
 SURE = 1e-4
-"""Probability below which two samples are said to differ; some sixty are compared below."""
+"""p-value below which two distributions differ; some sixty pairs are compared below."""
 
 COLOURLESS = dict.fromkeys(("brightness", "contrast", "saturation", "hue", "erase"), 0.0)
-"""Changes to a preset that leave its geometry."""
+"""Changes to a preset that leave only its geometry."""
 
 TO_IQ = np.array([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 """RGB to the two colour components of YIQ (NTSC)."""
@@ -80,7 +80,7 @@ def fit_error(picture: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What was done to each of some pictures."""
+    """The geometry of some augmented pictures."""
 
     mirrored: np.ndarray
     """bool: an odd number of flips."""
@@ -137,13 +137,13 @@ def without_erased(pictures: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def measured(get: Callable[..., np.ndarray], backend: str, augment: str) -> Geometry:
-    """What ``augment`` does to positions, with its colours left alone and nothing erased."""
+    """The geometry of ``augment``, without changes of colour and erasing."""
     return geometry(get("position", backend, augment, **COLOURLESS))
 
 
 @pytest.mark.parametrize("degrees", [-150, -40, 25, 90])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_the_measure_finds_what_pillow_did(degrees: int, mirror: bool) -> None:
+def test_fitted_matrices_agree_with_pillows_rotations(degrees: int, mirror: bool) -> None:
     picture = Image.fromarray(position_picture(96, 96))
     if mirror:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -157,7 +157,7 @@ def test_the_measure_finds_what_pillow_did(degrees: int, mirror: bool) -> None:
 
 
 @backends
-def test_basic_turns_to_30_degrees_either_way_and_flips_half(augmented, backend: str) -> None:
+def test_basic_rotates_to_30_degrees_either_way_and_flips_half(augmented, backend: str) -> None:
     found = measured(augmented, backend, "basic")
     assert abs(found.mirrored.mean() - 0.5) < 4 * np.sqrt(0.25 / DRAWS)
     assert kstest(found.angle, "uniform", (-30, 60)).pvalue > SURE
@@ -165,7 +165,7 @@ def test_basic_turns_to_30_degrees_either_way_and_flips_half(augmented, backend:
 
 
 @backends
-def test_strong_turns_all_round_flips_both_ways_and_crops_40_to_100_percent(
+def test_strong_rotates_by_any_angle_flips_both_ways_and_crops_40_to_100_percent(
     augmented, backend: str
 ) -> None:
     found = measured(augmented, backend, "strong")
@@ -256,7 +256,7 @@ def test_saturation_alone_is_spread_as_the_preset_says(
 
 
 def jittered(jitter: float, hue: float, count: int) -> np.ndarray:
-    """``[n, 3]``: what PLAIN becomes, by the standard library's YIQ and NumPy's own draws."""
+    """``[n, 3]``: PLAIN jittered by the standard library's YIQ and NumPy's draws."""
     random = np.random.default_rng(1)
     factors = random.uniform(1 - jitter, 1 + jitter, (count, 3))
     turns = np.radians(random.uniform(-hue, hue, count))
@@ -281,7 +281,7 @@ def chroma_angle(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("augment", ["basic", "strong", "trivial"])
 def test_the_backends_agree_in_mean_and_spread(augmented, augment: str) -> None:
-    """To some four levels: their filters leave another rest of the JPEG's noise, below a level."""
+    """To some four levels: their filters smooth the JPEG's noise differently, below a level."""
     blur = np.random.default_rng(0).uniform(-4, 4, (2, DRAWS, 3))
     pictures = [augmented("position", backend, augment) for backend in SEEDS]
     for measure in (np.mean, np.std):

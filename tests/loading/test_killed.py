@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of an epoch: another process goes on with the very same batches."""
+"""After SIGKILL in the middle of an epoch, another process continues with identical batches."""
 
 import json
 import signal

@@ -136,7 +136,7 @@ def cuda() -> torch.device:
 def test_eval_pixels_of_mixed_decoding_are_those_of_pillow(
     loader, originals, cuda: torch.device, size: int
 ) -> None:
-    """nvJPEG has another inverse transform and other chroma upsampling than libjpeg."""
+    """nvJPEG's inverse transform and chroma upsampling differ from libjpeg's."""
     jpegs, split = originals
     flags = {"split": split, "phase": "eval", "backend": "dali", "image_size": size}
     batches = list(loader(**flags, device=cuda).epoch(0))

@@ -1,4 +1,4 @@
-"""What every rank gets, through the loaders, over uneven numbers of samples, batches and ranks."""
+"""The batches of every rank, for uneven numbers of samples, batches and ranks."""
 
 import json
 import math
@@ -31,7 +31,7 @@ FEW = settings(
 
 @pytest.fixture(scope="module")
 def splits(split_of, jpeg_of):
-    """Splits by their number of samples, in shards of 4, whose last is seldom full."""
+    """``splits(n)``: a split of n samples in shards of 4, so the last is seldom full."""
     jpeg = jpeg_of(np.full((12, 16, 3), 90, dtype=np.uint8))
     return lru_cache(lambda samples: split_of([jpeg] * samples, per_shard=4))
 
@@ -89,7 +89,7 @@ def free_port() -> str:
 
 @pytest.fixture(scope="module")
 def judged(packed: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Figures that one process and two launched ones (gloo) come to, by processes."""
+    """Metrics of one process and of two launched ones (gloo), by number of processes."""
     folder, found = tmp_path_factory.mktemp("judged"), {}
     launch = [ACCELERATE, "launch", "--num_machines", "1", "--main_process_port", free_port()]
     launch += ["--multi_gpu", "--num_processes", "2"]
@@ -109,8 +109,8 @@ def judged(packed: Path, tmp_path_factory: pytest.TempPathFactory):
     return found
 
 
-def test_a_rank_with_an_empty_last_batch_neither_hangs_nor_spoils_a_metric(judged) -> None:
-    """23 samples: in batches of 8 rank 1 has an empty second one, in batches of 32 nothing."""
+def test_a_rank_with_an_empty_last_batch_neither_hangs_nor_changes_a_metric(judged) -> None:
+    """23 samples: in batches of 8 rank 1 has an empty second one, in batches of 32 only that."""
     assert judged[2]["sizes"] == {"8": [[8, 7], [8, 0]], "32": [[23], [0]]}
     for batch in ("8", "32"):
         alone, together = (judged[ranks]["figures"][batch] for ranks in (1, 2))

@@ -1,4 +1,4 @@
-"""A loader goes on exactly where another stopped, and does not depend on its threads."""
+"""A loader resumes exactly where another stopped, whatever the number of threads."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def test_resumed_batches_are_those_of_an_undisturbed_loader(
 
 
 @pytest.mark.parametrize("backend", ["dali", "portable"])
-def test_an_epoch_that_was_left_does_not_leak_into_the_next(loader, backend: str) -> None:
+def test_an_abandoned_epoch_does_not_change_the_next(loader, backend: str) -> None:
     used = loader(backend=backend)
     list(itertools.islice(used.epoch(0), 2))
     fresh = list(loader(backend=backend).epoch(1))
@@ -50,8 +50,8 @@ def test_a_split_smaller_than_a_global_batch_is_refused(loader) -> None:
 
 
 @pytest.mark.parametrize("backend", ["dali", "portable"])
-def test_pixels_that_are_still_held_are_not_overwritten(loader, backend: str) -> None:
-    """Loaders use memory again: a NumPy view that outlives its batch keeps it from that."""
+def test_referenced_pixels_are_not_overwritten(loader, backend: str) -> None:
+    """Loaders recycle memory, but not that of a batch which a NumPy view still refers to."""
     views, copies = [], []
     for epoch in range(2):
         for batch in loader(backend=backend, augment="strong", batch_size=4).epoch(epoch):
