@@ -42,7 +42,8 @@ from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
 from pipeline.machine import cores, git_revision
-from pipeline.shards.dataset import ShardSet, ensure_intact, open_shards
+from pipeline.shards.dataset import ShardSet, open_shards
+from pipeline.shards.intact import ensure_intact
 from pipeline.shards.storage.object_store import cached
 from pipeline.training.processes import make_accelerator, set_threads
 
@@ -56,7 +57,7 @@ def judge(flags: options.JudgeOptions) -> None:
     model, card, seen = load_stored(flags.checkpoint)
     with accelerator.local_main_process_first():  # it reads every byte, the others remember
         shards = open_shards(cached(flags.shards, flags.cache))
-        ensure_intact(shards.root, [flags.split], progress=accelerator.is_main_process)
+        ensure_intact(shards, [flags.split], progress=accelerator.is_main_process)
     split = shards.split(flags.split, flags.fold)
     if not flags.allow_leak:
         refuse(split.samples, seen, f"split {flags.split} of {flags.shards}")

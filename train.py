@@ -32,7 +32,8 @@ from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb
 from pipeline.loading.samples import Samples
-from pipeline.shards.dataset import Split, ensure_intact, open_shards
+from pipeline.shards.dataset import Split, open_shards
+from pipeline.shards.intact import ensure_intact
 from pipeline.shards.storage.object_store import cached
 from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.finish import finish
@@ -50,7 +51,7 @@ def main(flags: TrainFlags) -> None:
     # -- shards: one process of a machine goes first, so that it alone fetches and reads every byte
     with accelerator.local_main_process_first():
         shards = open_shards(cached(flags.data.shards, flags.data.cache))
-        ensure_intact(shards.root, ["train", "val"])
+        ensure_intact(shards, ["train", "val"])
     require_diagnoses(flags.model.task, shards.manifest.labels, flags.data.shards)
     train, val = (shards.split(name, fold=flags.data.fold) for name in ("train", "val"))
 

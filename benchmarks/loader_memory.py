@@ -21,7 +21,8 @@ from typing import Literal
 from benchmarks.tiny_shards import write_tiny_shards
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
-from pipeline.shards.dataset import ensure_intact, open_shards
+from pipeline.shards.dataset import open_shards
+from pipeline.shards.intact import ensure_intact
 
 PER_SHARD = 100
 """Samples in a shard."""
@@ -47,7 +48,7 @@ def rank(root: Path, backend: Literal["dali", "portable"], out: Path, begun: flo
 
     imported = time.time()
     shards = open_shards(root)
-    ensure_intact(shards.root, ["train"], progress=False)
+    ensure_intact(shards, ["train"], progress=False)
     loader = make_loader(
         shards.split("train"), phase="train", image_size=32, batch_size=64, threads=2,
         backend=backend, device=torch.device("cpu"),
@@ -98,7 +99,7 @@ def main() -> None:
         roots = {samples: Path(folder) / str(samples) for samples in options.samples}
         for samples, root in roots.items():
             write_tiny_shards(root, shards=samples // PER_SHARD, samples_per_shard=PER_SHARD)
-            ensure_intact(root, ["train"], progress=False)
+            ensure_intact(open_shards(root), ["train"], progress=False)
         print("backend    samples  shards  first batch    open      peak")
         for backend in options.backends:
             for samples, root in roots.items():

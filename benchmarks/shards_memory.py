@@ -8,8 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
-from pipeline.cli import guard
-from pipeline.shards.__main__ import main
+from pipeline.cli import dispatch, guard
+from pipeline.shards.__main__ import COMMANDS
 
 
 def peak_of(status: Path) -> int:
@@ -45,7 +45,7 @@ def run(path: Path, argv: list[str]) -> None:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    main(argv)
+    dispatch(COMMANDS, argv)
     done.set()
     watcher.join()
     builder = peak_of(Path("/proc/self/status"))

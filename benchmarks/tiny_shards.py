@@ -6,7 +6,6 @@ All samples carry the same small JPEG; ids, lesions and classes differ. For benc
 depends on the number of samples and shards, not on pixels.
 """
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from pipeline.files import sha256
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 from pipeline.shards.format import write_tar
 from pipeline.shards.manifest import MANIFEST_NAME, TABLE_NAME, Manifest, ShardEntry
@@ -56,7 +56,7 @@ def write_tiny_shards(root: Path, *, shards: int, samples_per_shard: int) -> Non
         split={"by": "lesion", "folds": 0},
         encode={},
         counts={"train": len(tables), "val": 0, "test": 0},
-        files={TABLE_NAME: hashlib.sha256(table).hexdigest()},
+        files={TABLE_NAME: sha256(table)},
         shards=tuple(entries),
     )
     (root / MANIFEST_NAME).write_bytes(manifest.to_json())
@@ -87,7 +87,7 @@ def _entry(path: str, rows: list[dict[str, object]], tar: bytes, index: bytes) -
         fold=None,
         samples=len(rows),
         bytes=len(tar),
-        sha256=hashlib.sha256(tar).hexdigest(),
-        index_sha256=hashlib.sha256(index).hexdigest(),
+        sha256=sha256(tar),
+        index_sha256=sha256(index),
         class_counts={dx: sum(row["dx"] == dx for row in rows) for dx in DX},
     )

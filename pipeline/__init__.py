@@ -12,7 +12,7 @@ from typing import Any
 
 HOMES = {
     "open_shards": "pipeline.shards.dataset",
-    "as_webdataset": "pipeline.shards.as_webdataset",
+    "as_webdataset": "pipeline.shards.reader",
     "Batch": "pipeline.loading.batch",
     "make_loader": "pipeline.loading.loader",
     "build_model": "pipeline.learning.model",

@@ -4,12 +4,10 @@
     train = shards.split("train")
     train.tars, train.indexes, train.samples, train.locations()
 
-Opening checks what is cheap (manifest, table and index digests, sizes); ``ensure_intact`` reads
-every byte once and remembers it. Nothing here knows torch or DALI.
+Opening checks what is cheap (manifest, table and index digests, sizes);
+``intact.ensure_intact(shards, ["train"])`` reads every byte of the tars.
 """
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.files import sha256_of
 from pipeline.shards.format import read_index
-from pipeline.shards.intact import check_bytes
-from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, read_manifest
+from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, load_manifest
 from pipeline.shards.tables import read_samples
 
 
@@ -75,9 +72,9 @@ class Split:
         if names != self.samples["image_id"].to_list():
             raise DataError(
                 f"the indexes of split {self.name} in {self.root} name other samples than "
-                f"{TABLE_NAME}: build the shards anew"
+                f"{TABLE_NAME}: build the shards again"
             )
-        sizes = [len(index) for index in indexes]
+        sizes = [len(index.names) for index in indexes]
         empty = np.zeros(0, dtype=np.int64)
         return Locations(
             shard=np.repeat(np.arange(len(indexes), dtype=np.int32), sizes),
@@ -129,7 +126,7 @@ class ShardSet:
                 f"{self.root} is packed for {folds}-fold cross-validation: name a fold from 0 to "
                 f"{folds - 1} (found {fold})"
             )
-        inside = [entry for entry in self.manifest.shards if entry.split == "train"]
+        inside = (entry for entry in self.manifest.shards if entry.split == "train")
         return tuple(entry for entry in inside if (entry.fold == fold) == (name == "val"))
 
 
@@ -143,42 +140,15 @@ def open_shards(root: Path) -> ShardSet:
         DataError: the set cannot be used; the message says what is wrong.
     """
     root = Path(root)
-    data = read_manifest(root)
-    manifest = Manifest.from_json(data, root / "manifest.json")
+    manifest, digest = load_manifest(root)
     problems = cheap_problems(root, manifest)
     if problems:
         more = f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise DataError(
-            f"{problems[0]}{more}; `python -m pipeline.shards verify {root}` lists them: build the "
-            f"shards anew or restore them"
+            f"{problems[0]}{more}; `python -m pipeline.shards verify {root}` lists them: restore "
+            f"the shards or build them again"
         )
-    return ShardSet(
-        root=root,
-        manifest=manifest,
-        manifest_sha256=hashlib.sha256(data).hexdigest(),
-        samples=read_samples(root / TABLE_NAME),
-    )
-
-
-def ensure_intact(root: Path, splits: Iterable[str], *, progress: bool = True) -> None:
-    """Raise if a shard of ``splits`` is not, byte for byte, what the manifest says.
-
-    Every byte is read once; what was found whole is remembered by path, size and mtime.
-
-    Args:
-        root: folder of the manifest.
-        splits: names of splits; those without samples are fine.
-        progress: show a bar while bytes are read.
-
-    Raises:
-        DataError: a shard is damaged.
-    """
-    manifest = Manifest.load(root)
-    wanted = set(splits)
-    if manifest.split["folds"] and wanted & {"train", "val"}:
-        wanted |= {"train"}
-    entries = [entry for entry in manifest.shards if entry.split in wanted]
-    check_bytes(root, entries, progress=progress)
+    return ShardSet(root, manifest, digest, read_samples(root / TABLE_NAME))
 
 
 def cheap_problems(root: Path, manifest: Manifest) -> list[str]:

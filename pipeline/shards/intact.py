@@ -1,46 +1,51 @@
-"""Read every byte of some splits once, and remember that they were whole.
+"""Check every byte of some splits once, and remember which shards were found undamaged.
 
-What was found good is remembered in the user's cache folder by path, size and mtime, so the next
-training starts at once. A machine without a writable cache only reads again.
+    shards = open_shards(Path("shards/ham10000"))
+    ensure_intact(shards, ["train", "val"])
+
+What was read is remembered in the user's cache folder by path, size and mtime, so the next
+training starts at once. Without a writable cache the shards are read again each time.
 """
 
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.errors import DataError
-from pipeline.files import sha256_of
+from pipeline.files import sha256, sha256_of, write_file
+from pipeline.shards.dataset import ShardSet
 from pipeline.shards.manifest import ShardEntry
+from pipeline.shards.storage.store import cache_folder
 
 
-def check_bytes(root: Path, entries: Sequence[ShardEntry], *, progress: bool) -> None:
-    """Raise if one of ``entries`` below ``root`` is not, byte for byte, what the manifest says.
+def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = True) -> None:
+    """Raise if a shard of ``splits`` is not, byte for byte, what the manifest says.
+
+    Args:
+        shards: an opened set.
+        splits: names of splits; those without samples are fine.
+        progress: show a bar while bytes are read.
 
     Raises:
         DataError: a shard is damaged.
     """
-    cache = cache_path(root)
+    folds = shards.manifest.split["folds"]  # then val lies in the shards of train
+    wanted = {"train" if folds and name == "val" else name for name in splits}
+    entries = [entry for entry in shards.manifest.shards if entry.split in wanted]
+    cache = _cache_path(shards.root)
     known = _load(cache)
-    unread = [e for e in entries if known.get(e.path) != _stamp(root, e)]
+    unread = [entry for entry in entries if known.get(entry.path) != _stamp(shards.root, entry)]
     total = sum(entry.bytes for entry in unread)
-    with tqdm(
-        total=total,
-        unit="B",
-        unit_scale=True,
-        desc="checking shards",
-        disable=not progress or not total,
-    ) as bar:
+    hidden = not progress or not total
+    with tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=hidden) as bar:
         for entry in unread:
-            stamp = _stamp(root, entry)
-            if sha256_of(root / entry.path) != entry.sha256:
+            path, stamp = shards.root / entry.path, _stamp(shards.root, entry)
+            if sha256_of(path) != entry.sha256:
                 raise DataError(
-                    f"{root / entry.path} is damaged: its sha256 is not the manifest's; restore it "
-                    f"or build the shards anew"
+                    f"{path} is damaged: its sha256 is not the manifest's; restore it or build the "
+                    f"shards again"
                 )
             known[entry.path] = stamp
             bar.update(entry.bytes)
@@ -48,15 +53,13 @@ def check_bytes(root: Path, entries: Sequence[ShardEntry], *, progress: bool) ->
         _save(cache, known)
 
 
-def cache_path(root: Path) -> Path:
-    """Return the file that remembers the shards below ``root``."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    name = hashlib.sha256(str(Path(root).resolve()).encode()).hexdigest()[:16]
-    return Path(home) / "dermpipe" / f"intact-{name}.json"
+def _cache_path(root: Path) -> Path:
+    name = sha256(str(root.resolve()).encode())[:16]
+    return cache_folder() / f"intact-{name}.json"
 
 
 def _stamp(root: Path, entry: ShardEntry) -> list[str | int]:
-    """Return what changes whenever the file or what is expected of it does."""
+    """Return what changes whenever the file or the digest expected of it does."""
     try:
         status = (root / entry.path).stat()
     except OSError as error:
@@ -73,11 +76,9 @@ def _load(path: Path) -> dict[str, list[str | int]]:
 
 
 def _save(path: Path, known: dict[str, list[str | int]]) -> None:
-    """Remember; a cache that cannot be written costs a second reading, no more."""
+    """Write the cache; where that fails, the shards are only read again next time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(known, file)
-        Path(file.name).replace(path)
+        write_file(path, json.dumps(known))
     except OSError:
         return

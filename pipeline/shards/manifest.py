@@ -1,18 +1,20 @@
-"""The manifest: what a set of shards is, written last, so its presence means the set is whole.
+"""The manifest: what a set of shards is. It is written last, so a set that has one is complete.
 
 It holds nothing about the machine, the time or the number of workers: equal source, flags and
 seed give an equal manifest, so its sha256 names the set. ``self_sha256`` covers all other fields,
-which is how an edit by hand is noticed.
+so that an edit by hand is noticed.
+
+    manifest, sha256 = load_manifest(Path("shards/ham10000"))
 """
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.files import sha256
 from pipeline.ham10000.taxonomy import DX, MALIGNANT
 
 FORMAT_VERSION = 1
@@ -32,7 +34,7 @@ class ShardEntry:
     split: str
     """Folder it lies in: train, val or test."""
     fold: int | None
-    """Which cross-validation fold its samples are in; None without folds, and for test."""
+    """Cross-validation fold of its samples; None without folds, and for test."""
     samples: int
     """Number of samples."""
     bytes: int
@@ -57,8 +59,8 @@ class Manifest:
     name: str
     """First part of every shard's file name."""
     labels: str
-    """``dx``: ``.cls`` is the diagnosis; ``binary``: only benign (nv) or malignant (mel) is
-    known, and the dx named stands for it."""
+    """``dx``: ``.cls`` is the diagnosis; ``binary``: only benign (packed as nv) or malignant
+    (packed as mel) is known."""
     source: dict[str, Any]
     """Kind of source, and digests of its metadata, of its image files, and of their listing."""
     split: dict[str, Any]
@@ -66,7 +68,7 @@ class Manifest:
     encode: dict[str, Any]
     """How image bytes were made: image_size (pixels, shorter side; null = untouched), and so on."""
     counts: dict[str, int]
-    """Samples by split, and how many images were rejected, converted or left out."""
+    """Samples by split, and how many images were rejected or converted."""
     files: dict[str, str]
     """sha256 by name of the tables beside the manifest."""
     shards: tuple[ShardEntry, ...]
@@ -85,17 +87,12 @@ class Manifest:
         return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
-    def load(cls, root: Path) -> "Manifest":
-        """Read and check ``root/manifest.json``.
+    def from_json(cls, data: bytes, path: Path | str) -> "Manifest":
+        """Return the manifest in ``data``; ``path`` is for messages.
 
         Raises:
-            DataError: there is none, it is of another format version, or it was edited.
+            DataError: it is no manifest, of another format version, or was edited.
         """
-        return cls.from_json(read_manifest(root), root / MANIFEST_NAME)
-
-    @classmethod
-    def from_json(cls, data: bytes, path: Path | str) -> "Manifest":
-        """Return the manifest in ``data``; ``path`` is for messages."""
         try:
             content = json.loads(data)
             version = content.pop("format_version")
@@ -104,36 +101,41 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise DataError(
                 f"{path} is of shard format {version}; this program reads format "
-                f"{FORMAT_VERSION}: build the shards anew with this program"
+                f"{FORMAT_VERSION}: build the shards again with this program"
             )
         claimed = content.pop("self_sha256", None)
         if claimed != _digest(content | {"format_version": version}):
             raise DataError(
-                f"{path} was changed after it was written (its own sha256 does not fit): "
-                f"restore it or build the shards anew"
+                f"{path} was changed after it was written (its own sha256 does not match): "
+                f"restore it or build the shards again"
             )
         try:
             shards = tuple(ShardEntry(**entry) for entry in content.pop("shards"))
             return cls(**content, shards=shards)
         except (KeyError, TypeError) as error:
-            raise DataError(f"{path} lacks or exceeds the known fields: {error}") from error
+            raise DataError(f"{path} has missing or unknown fields: {error}") from error
 
 
-def read_manifest(root: Path) -> bytes:
-    """Return the bytes of ``root/manifest.json``, or say why there is none."""
+def load_manifest(root: Path) -> tuple[Manifest, str]:
+    """Return the manifest of the shards in ``root`` and the sha256 of its file.
+
+    Raises:
+        DataError: there is none, it is of another format version, or it was edited.
+    """
     path = root / MANIFEST_NAME
     if not root.is_dir():
         raise DataError(
-            f"no such folder: {root}; expected a folder made by `pipeline.shards build`"
+            f"no such folder: {root}; expected a folder made by `python -m pipeline.shards build`"
         )
     if not path.is_file():
         raise DataError(
             f"no {MANIFEST_NAME} in {root}: it holds no shards, or their build did not finish; "
             f"run `python -m pipeline.shards build --out {root} ...` (again)"
         )
-    return path.read_bytes()
+    data = path.read_bytes()
+    return Manifest.from_json(data, path), sha256(data)
 
 
 def _digest(content: dict[str, Any]) -> str:
     """Return the sha256 of ``content`` in canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(content, sort_keys=True).encode())

@@ -1,19 +1,23 @@
-"""The plan: which image goes into which shard, at which place. A pure function of table and flags.
+"""The plan: which image goes into which shard, at which place; a function of table and flags.
 
-Nothing here reads an image, so the plan is the same on one machine and on a cluster, before and
-after a kill. An image found to be bad while packing is left out of its shard; no other image moves.
+    placed = place(table, pairs, SplitPolicy())
+    shards = plan_shards(placed, name="ham10000", samples_per_shard=250, seed=0)
+
+No image is read here, so the plan is the same on one machine and on a cluster, before and after an
+interruption. An image found to be bad while packing is left out of its shard; no other image moves.
 """
 
 import itertools
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.ham10000.metadata import COLUMNS
+from pipeline.shards.flags import SplitPolicy
+from pipeline.shards.manifest import SPLITS
 from pipeline.shards.packing.shard_plan import ShardPlan
 from pipeline.shards.splits import assign, find_groups, shuffle_key
 
@@ -32,49 +36,8 @@ TABLE_COLUMNS: tuple[str, ...] = (
 )
 """Columns of samples.csv; with folds, ``fold`` follows ``split``."""
 
-ROW_COLUMNS: tuple[str, ...] = COLUMNS
-"""What a sample's ``.json`` holds."""
-
-
 LEFT_OUT = "left_out"
 """The ``split`` of images that are not packed, as they show a lesion of the official test set."""
-
-
-@dataclass(frozen=True)
-class SplitPolicy:
-    """How images are dealt out to splits."""
-
-    by: Literal["lesion", "image"] = "lesion"
-    """What is never divided: the group of a lesion, or only the image (which leaks)."""
-    val_fraction: float = 0.2
-    """Share of all images; not used with folds."""
-    test_fraction: float = 0.15
-    """Share of all images."""
-    folds: int = 0
-    """Number of cross-validation folds in place of train and val; 0 is none."""
-    seed: int = 0
-    """For the choice among equals and the order in the shards."""
-
-    def __post_init__(self) -> None:
-        """Refuse shares that leave nothing to train on."""
-        for flag, share in (("val", self.val_fraction), ("test", self.test_fraction)):
-            if not 0 <= share < 1:
-                raise DataError(f"--{flag}-fraction is {share}; expected 0 or more, and below 1")
-        if self.val_fraction + self.test_fraction >= 1:
-            raise DataError(
-                f"--val-fraction {self.val_fraction} and --test-fraction {self.test_fraction} "
-                f"leave nothing to train on; their sum must be below 1"
-            )
-        if self.folds < 0 or self.folds == 1:
-            raise DataError(f"--folds is {self.folds}; expected 0 (none) or at least 2")
-
-    def fractions(self) -> dict[str, float]:
-        """Return the share of each part: the splits, or the folds as ``"0"``, ``"1"`` and test."""
-        if self.folds:
-            share = (1 - self.test_fraction) / self.folds
-            return {str(fold): share for fold in range(self.folds)} | {"test": self.test_fraction}
-        train = 1 - self.val_fraction - self.test_fraction
-        return {"train": train, "val": self.val_fraction, "test": self.test_fraction}
 
 
 def place(
@@ -89,19 +52,19 @@ def place(
     Args:
         table: checked metadata; rows whose column ``official_test`` is true become the test split.
         pairs: image ids that show one lesion.
-        policy: how to deal the images out.
-        together: columns of which an equal value puts rows into one group.
+        policy: which images go into which split.
+        together: columns in which an equal value puts rows into one group.
     """
     placed = table.copy()
     placed["group"] = find_groups(placed, pairs, by=together)
     placed["split"] = "test"
     placed["fold"] = -1
     official = placed["official_test"]
-    if policy.by == "lesion":
+    if policy.split_by == "lesion":
         known = list(placed.loc[official, "group"])
         placed.loc[~official & placed["group"].isin(known), "split"] = LEFT_OUT
     free = pd.DataFrame(placed[~official & (placed["split"] != LEFT_OUT)])
-    units = pd.Series(free["group" if policy.by == "lesion" else "image_id"])
+    units = pd.Series(free["group" if policy.split_by == "lesion" else "image_id"])
     part = assign(free, units, policy.fractions(), seed=policy.seed)
     if policy.folds:
         placed.loc[free.index, "split"] = part.where(part == "test", "train")
@@ -125,7 +88,7 @@ def _require_every_part(part: pd.Series, policy: SplitPolicy, images: int) -> No
 
 
 def part_of(table: pd.DataFrame) -> list[str]:
-    """Return what must not share a lesion, per row: the split, with folds the fold or ``test``."""
+    """Return each row's split, or with folds its fold or ``test``: parts that share no lesion."""
     if "fold" not in table.columns:
         return list(table["split"])
     parts = zip(table["split"], table["fold"], strict=True)
@@ -135,18 +98,11 @@ def part_of(table: pd.DataFrame) -> list[str]:
 def plan_shards(
     placed: pd.DataFrame, *, name: str, samples_per_shard: int, seed: int
 ) -> tuple[ShardPlan, ...]:
-    """Cut the placed table into shards: shuffled, of nearly equal size, on fold borders.
-
-    Args:
-        placed: what ``place`` returns.
-        name: first part of every file name.
-        samples_per_shard: most samples of one shard.
-        seed: for the order of the samples.
-    """
+    """Cut what ``place`` returned into shards: shuffled, of nearly equal size, one fold each."""
     if samples_per_shard < 1:
         raise DataError(f"--samples-per-shard is {samples_per_shard}; expected at least 1")
     plans: list[ShardPlan] = []
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         number = 0
         for fold in sorted(set(placed.loc[placed["split"] == split, "fold"])):
             part = placed.query("split == @split and fold == @fold")
@@ -158,9 +114,9 @@ def plan_shards(
 
 
 def metadata_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return what each row's ``.json`` holds (``ROW_COLUMNS``; None where missing)."""
-    columns = [table[name].astype(object).where(table[name].notna(), None) for name in ROW_COLUMNS]
-    return [dict(zip(ROW_COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
+    """Return what each row's ``.json`` holds (``metadata.COLUMNS``; None where missing)."""
+    columns = [table[name].astype(object).where(table[name].notna(), None) for name in COLUMNS]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _shuffled(part: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
@@ -169,8 +125,8 @@ def _shuffled(part: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: shuffle_key(seed, "order", row["image_id"]))
 
 
-def _even_chunks(rows: list[dict[str, Any]], most: int) -> Iterable[tuple[dict[str, Any], ...]]:
-    """Yield consecutive chunks whose sizes differ by at most one and do not exceed ``most``."""
+def _even_chunks(rows: list[dict[str, Any]], most: int) -> Iterator[tuple[dict[str, Any], ...]]:
+    """Yield consecutive chunks of at most ``most`` rows whose sizes differ by at most one."""
     chunks = math.ceil(len(rows) / most)
     borders = [len(rows) * number // chunks for number in range(chunks + 1)]
     for start, stop in itertools.pairwise(borders):

@@ -1,21 +1,51 @@
-"""Which images belong together, and which split each lands in: pure functions of the table.
+"""Which images belong together, and which split each goes into.
+
+    groups = find_groups(table, pairs)
+    split = assign(table, groups, {"train": 0.65, "val": 0.2, "test": 0.15}, seed=0)
 
 A group is a connected component over everything that says "the same lesion" (or patient): equal
-ids, the published pairs, a list of duplicates. Groups are never divided. Within a stratum (dx, and
-whether the group has several images) they are dealt out one by one to the split that is furthest
-below its share, so every stratum and the whole come within about a group of the fractions asked
-for. Order comes from a hash of the seed and the name, not from a generator whose stream a library
-may change: the same seed gives the same splits, forever.
+ids, the published pairs, a table of duplicates. Groups are never divided. Within a stratum (dx, and
+whether the group has several images) each group goes to the split that is furthest below its
+share, so every stratum and the whole come within about a group of the fractions asked for. The
+order comes from a hash of the seed and the name, not from a random generator that a library may
+change: the same seed always gives the same splits.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from pipeline.errors import DataError
+from pipeline.ham10000.metadata import read_table, require_columns
 from pipeline.ham10000.taxonomy import DX
+
+PAIR_COLUMNS: tuple[str, ...] = ("image_id_a", "image_id_b", "score")
+"""Columns of a table of duplicates; further ones are ignored."""
+
+
+def read_pairs(path: Path, image_ids: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of a table of duplicates; every image id must be one of ``image_ids``.
+
+    Raises:
+        DataError: no such file, a missing column, or an id that the source does not have.
+    """
+    if not path.is_file():
+        raise DataError(f"no such file: {path}; --duplicates is a table of {PAIR_COLUMNS}")
+    table = read_table(path)
+    require_columns(table, PAIR_COLUMNS, path)
+    pairs = tuple(zip(table["image_id_a"], table["image_id_b"], strict=True))
+    for row, pair in enumerate(pairs):
+        unknown = [name for name in pair if name not in image_ids]
+        if unknown:
+            raise DataError(
+                f"{path}, line {row + 2}: the source has no image {unknown[0]!r}; the pairs must "
+                f"have been found in the same source"
+            )
+    return pairs
 
 
 def shuffle_key(seed: int, purpose: str, name: str) -> bytes:
@@ -31,30 +61,34 @@ def find_groups(
     Args:
         table: has image_id, lesion_id and the columns ``by``; an empty value joins nothing.
         pairs: image ids that show the same lesion; pairs with an unknown id are ignored.
-        by: columns of which an equal value means "together".
+        by: columns in which an equal value joins rows.
     """
     parent = list(range(len(table)))
 
     def root(row: int) -> int:
         while parent[row] != row:
-            parent[row] = parent[parent[row]]  # halves the path for whoever comes next
+            parent[row] = parent[parent[row]]  # halves the path for later calls
             row = parent[row]
         return row
 
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"])}
-    for a, b in pairs:
-        if a in row_of and b in row_of:
-            parent[root(row_of[a])] = root(row_of[b])
+    links = [(row_of[a], row_of[b]) for a, b in pairs if a in row_of and b in row_of]
     for column in by:
         first: dict[str, int] = {}
-        for row, value in enumerate(table[column]):
-            if value:
-                parent[root(row)] = root(first.setdefault(value, row))
+        rows = enumerate(table[column])
+        links += [(row, first.setdefault(value, row)) for row, value in rows if value]
+    for a, b in links:
+        parent[root(a)] = root(b)
     component = [root(row) for row in range(len(table))]
-    smallest: dict[int, str] = {}
-    for number, lesion in zip(component, table["lesion_id"], strict=True):
-        smallest[number] = min(lesion, smallest.get(number, lesion))
-    return pd.Series([smallest[number] for number in component], index=table.index, dtype=str)
+    return pd.Series(table["lesion_id"].groupby(component).transform("min"))
+
+
+def largest_group(placed: pd.DataFrame) -> str:
+    """Return a sentence on the group with most images."""
+    group, images = Counter(placed["group"]).most_common(1)[0]
+    lesions = sorted(set(placed.loc[placed["group"] == group, "lesion_id"]))
+    named = ", ".join(lesions[:6]) + (", ..." if len(lesions) > 6 else "")
+    return f"the largest group has {images} images of {len(lesions)} lesion ids ({named})"
 
 
 def assign(
@@ -66,7 +100,7 @@ def assign(
         table: has image_id and dx.
         units: what is never divided, per row: the group, or the image itself.
         fractions: share of all images by split (they sum to 1); a share of 0 stays empty.
-        seed: another seed, another choice among equals.
+        seed: decides the order among units of equal rank.
     """
     names = [name for name, share in fractions.items() if share > 0]
     share = np.array([fractions[name] for name in names])

@@ -1,14 +1,16 @@
-"""The tables beside the manifest: samples.csv; where needed rejected, converted, left_out.csv."""
+"""The tables beside the manifest: samples.csv; where needed rejected, converted, left_out.csv.
 
-import hashlib
-import io
-from collections.abc import Iterable, Sequence
+read_samples(Path("shards/ham10000/samples.csv"))["age"]
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
+from pipeline.files import sha256
 from pipeline.shards.manifest import TABLE_NAME
 from pipeline.shards.packing.pack import Receipt
 from pipeline.shards.plan import LEFT_OUT, TABLE_COLUMNS
@@ -23,22 +25,24 @@ def write_tables(
     store: Store, placed: pd.DataFrame, receipts: Sequence[Receipt], *, folds: bool
 ) -> dict[str, str]:
     """Publish the tables and return their sha256 by name."""
-    rejected = [pair for receipt in receipts for pair in receipt.rejected]
-    converted = [pair for receipt in receipts for pair in receipt.converted]
-    contents = {TABLE_NAME: table_bytes(samples_table(placed, receipts, folds=folds))}
-    if rejected:
-        contents[REJECTED_NAME] = _pairs_bytes(rejected, "reason")
-    if converted:
-        contents[CONVERTED_NAME] = _pairs_bytes(converted, "conversion")
     left_out = placed[placed["split"] == LEFT_OUT]
-    if len(left_out):
-        why = [f"shows a lesion of the test set (group {group})" for group in left_out["group"]]
-        contents[LEFT_OUT_NAME] = _pairs_bytes(
-            zip(left_out["image_id"], why, strict=True), "reason"
-        )
+    reasons = "shows a lesion of the test set (group " + left_out["group"] + ")"
+    notes = (
+        (REJECTED_NAME, "reason", [pair for receipt in receipts for pair in receipt.rejected]),
+        (
+            CONVERTED_NAME,
+            "conversion",
+            [pair for receipt in receipts for pair in receipt.converted],
+        ),
+        (LEFT_OUT_NAME, "reason", list(zip(left_out["image_id"], reasons, strict=True))),
+    )
+    contents = {TABLE_NAME: table_bytes(samples_table(placed, receipts, folds=folds))}
+    for name, column, pairs in notes:
+        if pairs:
+            contents[name] = table_bytes(pd.DataFrame(sorted(pairs), columns=["image_id", column]))
     for name, data in contents.items():
         store.publish(name, data)
-    return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    return {name: sha256(data) for name, data in contents.items()}
 
 
 def samples_table(
@@ -56,13 +60,7 @@ def samples_table(
 
 def table_bytes(table: pd.DataFrame) -> bytes:
     """Return the CSV of a table: LF line ends, empty where missing."""
-    out = io.StringIO()
-    table.to_csv(out, index=False, lineterminator="\n")
-    return out.getvalue().encode()
-
-
-def _pairs_bytes(pairs: Iterable[tuple[str, str]], column: str) -> bytes:
-    return table_bytes(pd.DataFrame(sorted(pairs), columns=["image_id", column]))
+    return table.to_csv(index=False, lineterminator="\n").encode()
 
 
 def read_samples(path: Path) -> pd.DataFrame:

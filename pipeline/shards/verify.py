@@ -1,52 +1,32 @@
-"""Prove a set of shards: whole to the byte, consistent, and without a lesion in two splits.
+"""Prove a set of shards: undamaged, consistent, and without a lesion in two splits.
 
     python -m pipeline.shards verify shards/ham10000 [--quick]
 
 Each check yields the problems it found as sentences, so that one run names all of them.
-``--quick`` leaves out what needs every byte of every shard.
+``--quick`` omits what needs every byte of every shard.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
-from pipeline.cli import parse
 from pipeline.errors import DataError
 from pipeline.files import sha256_of
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 from pipeline.shards.dataset import cheap_problems
+from pipeline.shards.flags import VerifyFlags
 from pipeline.shards.format import index_of_tar, parse_index
-from pipeline.shards.manifest import (
-    MANIFEST_NAME,
-    SPLITS,
-    TABLE_NAME,
-    Manifest,
-    ShardEntry,
-    read_manifest,
-)
+from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, load_manifest
 from pipeline.shards.packing.pack import tar_sample
 from pipeline.shards.plan import metadata_rows, part_of
 from pipeline.shards.splits import crossing, crossing_pairs
 from pipeline.shards.tables import read_samples
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """Flags of ``verify``."""
-
-    root: Annotated[Path, tyro.conf.Positional] = Path("shards/ham10000")
-    """Folder that holds manifest.json."""
-    quick: bool = False
-    """Check sizes, tables, indexes and leaks only; do not read every byte of every shard."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +45,22 @@ class Verdict:
     """Lesion groups in two splits (folds); a problem unless the split was by image."""
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run the command."""
-    options = parse(VerifyOptions, about="Prove that shards are whole.", argv=argv)
-    verdict = verify(options.root, quick=options.quick)
+def run(flags: VerifyFlags) -> None:
+    """Print the verdict.
+
+    Raises:
+        DataError: something is wrong; the message lists all of it.
+    """
+    verdict = verify(flags.root, quick=flags.quick)
     if verdict.problems:
         listed = "\n".join(f"  - {problem}" for problem in verdict.problems)
         raise DataError(
-            f"{options.root} cannot be trusted:\n{listed}\nrestore it or build the shards anew"
+            f"{flags.root} cannot be trusted:\n{listed}\nrestore it or build the shards again"
         )
-    print(f"{options.root}: {verdict.samples:,} samples in {verdict.shards} shards")
+    print(f"{flags.root}: {verdict.samples:,} samples in {verdict.shards} shards")
     print(f"manifest sha256 {verdict.manifest_sha256}")
-    depth = "sizes and indexes agree (--quick)" if options.quick else "every byte agrees"
-    print(f"whole: {depth} with the manifest and the table")
+    depth = "sizes and indexes agree (--quick)" if flags.quick else "every byte agrees"
+    print(f"undamaged: {depth} with the manifest and the table")
     if verdict.leaks:
         print(f"LEAKS: {len(verdict.leaks):,} lesions are in two splits, as --split-by image does")
     else:
@@ -90,38 +73,31 @@ def verify(root: Path, *, quick: bool = False, progress: bool = True) -> Verdict
     Raises:
         DataError: there is no manifest that can be read, so nothing can be compared.
     """
-    data = read_manifest(root)
-    manifest = Manifest.from_json(data, root / MANIFEST_NAME)
-    problems = [*cheap_problems(root, manifest), *_strangers(root, manifest)]
-    table = _table(root, problems)
-    leaks: list[str] = []
-    if table is not None:
+    manifest, digest = load_manifest(root)
+    problems = [*cheap_problems(root, manifest), *_unlisted(root, manifest)]
+    samples, leaks = 0, []
+    try:
+        table = read_samples(root / TABLE_NAME)
+    except DataError as error:
+        problems.append(str(error))
+    else:
+        samples, leaks = len(table), crossing(table["group"], part_of(table))
         problems += _table_problems(manifest, table)
-        leaks = crossing(table["group"], part_of(table))
         if manifest.split["by"] == "lesion":
             problems += _leak_problems(table, leaks)
         problems += _shard_problems(root, manifest, table, quick=quick, progress=progress)
     return Verdict(
-        manifest_sha256=hashlib.sha256(data).hexdigest(),
-        samples=0 if table is None else len(table),
+        manifest_sha256=digest,
+        samples=samples,
         shards=len(manifest.shards),
         problems=tuple(dict.fromkeys(problems)),
         leaks=tuple(leaks),
     )
 
 
-def _table(root: Path, problems: list[str]) -> pd.DataFrame | None:
-    try:
-        return read_samples(root / TABLE_NAME)
-    except DataError as error:
-        problems.append(str(error))
-        return None
-
-
-def _strangers(root: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield files that the manifest does not know of; a reader with a glob would read them."""
-    known = {entry.path for entry in manifest.shards}
-    known |= {entry.index_path for entry in manifest.shards}
+def _unlisted(root: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield files that the manifest does not list; a reader with a glob would read them."""
+    known = {path for entry in manifest.shards for path in (entry.path, entry.index_path)}
     for split in SPLITS:
         for path in sorted((root / split).glob("*")):
             if path.relative_to(root).as_posix() not in known:
@@ -191,7 +167,7 @@ def _index_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterat
         return
     if list(index.names) != list(rows["image_id"]):
         yield f"{path} and {TABLE_NAME} name other samples"
-    if len(index) and int((index.jpg_offset + index.jpg_size).max()) > entry.bytes:
+    if index.names and int((index.jpg_offset + index.jpg_size).max()) > entry.bytes:
         yield f"{path} points beyond the end of its tar"
 
 
@@ -220,7 +196,7 @@ def _member_problems(path: Path, index: str, rows: pd.DataFrame) -> Iterator[str
         return data[int(words[1]) : int(words[1]) + int(words[2])]
 
     for words, row in zip(lines, metadata_rows(rows), strict=False):
-        if row["dx"] not in DX:  # said already
+        if row["dx"] not in DX:  # reported by _table_problems
             continue
         expected = tar_sample(row, b"")
         if payload(words[4:8]) != expected.cls:

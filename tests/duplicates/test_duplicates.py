@@ -14,7 +14,7 @@ from pipeline.duplicates.match import best_similarity, compare
 from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.synthetic import synthesize
-from pipeline.shards.pairs import read_pairs
+from pipeline.shards.splits import read_pairs
 
 LANDMARKS = (300, 225)
 

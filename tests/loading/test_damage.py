@@ -14,7 +14,8 @@ import torch
 from pipeline.cli import guard
 from pipeline.errors import DataError
 from pipeline.out_of_memory import out_of_memory
-from pipeline.shards.dataset import Split, ensure_intact, open_shards
+from pipeline.shards.dataset import Split, open_shards
+from pipeline.shards.intact import ensure_intact
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
@@ -140,7 +141,7 @@ def test_one_damaged_sample_ends_a_launched_training_on_all_ranks(
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", cache["XDG_CACHE_HOME"])
-        ensure_intact(root, ["train", "val"], progress=False)
+        ensure_intact(open_shards(root), ["train", "val"], progress=False)
     place = spoil(open_shards(root).split("train"), 33)
     words = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port"]
     tiny = ["--arch", "shufflenet_v2_x0_5", "--weights", "none", "--image-size", "32"]

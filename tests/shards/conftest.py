@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cli import parse
 from pipeline.ham10000.taxonomy import DX
-from pipeline.shards.build import BuildOptions, build_shards
+from pipeline.shards.build import build_shards
+from pipeline.shards.flags import BuildFlags
+from pipeline.shards.packing.pack import Engine
 
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 
@@ -78,22 +81,35 @@ def shared_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_source(tmp_path_factory.mktemp("tiny") / "source")
 
 
+def pack(source: Path, out: Path, *, engine: Engine | None = None, **flags: object) -> Path:
+    """Run ``build --source SOURCE --out OUT`` with further flags by name; return OUT."""
+    words = {"source": source, "out": out, "samples_per_shard": 8, "workers": 1} | flags
+    argv = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
+    build_shards(parse(BuildFlags, argv=argv), engine=engine, progress=False)
+    return out
+
+
 Build = Callable[..., Path]
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
-    """``build(source, out="out", **flags)`` packs in this process and returns the folder."""
-
-    def run(source: Path, out: str = "out", **flags) -> Path:
-        options = {"samples_per_shard": 8, "workers": 1} | flags
-        build_shards(BuildOptions(source=source, out=tmp_path / out, **options), progress=False)
-        return tmp_path / out
-
-    return run
+    """``build(source, out="out", engine=None, **flags)`` packs in this process."""
+    return lambda source, out="out", **flags: pack(source, tmp_path / out, **flags)
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """Every file below ``root`` by its path."""
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+@pytest.fixture(scope="session")
+def shared_shards(tmp_path_factory: pytest.TempPathFactory, shared_source: Path) -> Path:
+    """Shards of ``shared_source``, 8 samples a shard. Read only."""
+    return pack(shared_source, tmp_path_factory.mktemp("packed") / "shards")
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """``contents(folder)``: every file below it by its path."""
+
+    def read(root: Path) -> dict[str, bytes]:
+        files = (path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+    return read

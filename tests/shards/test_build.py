@@ -1,39 +1,16 @@
-import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
+"""What ``build`` packs, refuses and leaves alone."""
+
 import zipfile
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.shards.build import BuildOptions
 from pipeline.shards.dataset import open_shards
-from pipeline.shards.packing import builder as build_module
 from pipeline.shards.packing.local_engine import run_here
-from pipeline.shards.packing.pack import PackWork
-from pipeline.shards.storage.store import LocalStore
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """Every file below ``root`` by its path."""
-    files = (path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-
-
-def command(source: Path, out: Path, *flags: str) -> list[str]:
-    words = ["-m", "pipeline.shards", "build", "--source", str(source), "--out", str(out)]
-    return [sys.executable, *words, "--samples-per-shard", "4", *flags]
-
-
-def test_workers_order_of_files_and_zips_change_no_byte(shared_source, build, tmp_path):
+def test_workers_order_of_files_and_zips_change_no_byte(shared_source, build, tmp_path, contents):
     one = contents(build(shared_source, "one", workers=1))
     assert contents(build(shared_source, "two", workers=2)) == one
     zipped = tmp_path / "zipped"
@@ -48,8 +25,8 @@ def test_workers_order_of_files_and_zips_change_no_byte(shared_source, build, tm
     assert contents(build(zipped, "three")) == one
 
 
-def test_untouched_images_are_byte_for_byte_the_sources(shared_source, build):
-    split = open_shards(build(shared_source)).split("train")
+def test_untouched_images_are_byte_for_byte_the_sources(shared_source, shared_shards):
+    split = open_shards(shared_shards).split("train")
     where = split.locations()
     for number, name in enumerate(split.samples["image_id"]):
         tar = split.tars[where.shard[number]].read_bytes()
@@ -80,152 +57,12 @@ def test_finished_build_is_not_made_again_and_another_one_is_refused(source, bui
         build(source)
 
 
-def test_folder_with_other_files_is_not_touched(source, build, tmp_path):
+def test_folder_with_other_files_is_not_touched(source, build, tmp_path, contents):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     with pytest.raises(DataError, match=r"holds files that are no shards \(thesis\.tex"):
         build(source)
     assert contents(tmp_path / "out") == {"thesis.tex": b"years of work"}
-
-
-class StopAfter:
-    """An engine that ends abruptly once some shards are complete."""
-
-    def __init__(self, shards: int) -> None:
-        self.shards = shards
-        self.packed: list[str] = []
-
-    def __call__(self, work: PackWork, shards):
-        for shard in shards:
-            if len(self.packed) == self.shards:
-                raise KeyboardInterrupt
-            self.packed.append(shard.path)
-            yield work(shard)
-
-
-def pack(source: Path, out: Path, engine, **flags):
-    """Build with another engine."""
-    from pipeline.ham10000.source import open_source
-    from pipeline.shards.build import settings_for
-
-    options = BuildOptions(source=source, out=out, **({"samples_per_shard": 8} | flags))
-    opened = open_source(source)
-    settings = settings_for(options, opened)
-    plan = build_module.make_plan(opened, settings)
-    return build_module.build(plan, opened, LocalStore(out), settings, engine, progress=False)
-
-
-def test_stopped_build_goes_on_from_complete_shards_to_the_same_bytes(source, build, tmp_path):
-    whole = contents(build(source, "whole"))
-    out = tmp_path / "stopped"
-    with pytest.raises(KeyboardInterrupt):
-        pack(source, out, StopAfter(3))
-    with pytest.raises(DataError, match="did not finish"):
-        open_shards(out)
-    (out / "train" / ".partial-1-ham10000-train-000009.tar").write_bytes(b"half a shard")
-    rest = StopAfter(99)
-    pack(source, out, rest)
-    assert len(rest.packed) == sum(name.endswith(".tar") for name in whole) - 3
-    assert contents(out) == whole
-
-
-def test_shard_damaged_between_two_starts_is_packed_again(source, build, tmp_path):
-    whole = contents(build(source, "whole"))
-    out = tmp_path / "stopped"
-    with pytest.raises(KeyboardInterrupt):
-        pack(source, out, StopAfter(3))
-    tars = sorted(out.rglob("*.tar"))
-    tars[0].write_bytes(tars[0].read_bytes()[:-512])
-    tars[1].with_suffix(".idx").unlink()
-    rest = StopAfter(99)
-    pack(source, out, rest)
-    assert {name.split("/")[-1] for name in rest.packed} >= {tars[0].name, tars[1].name}
-    assert contents(out) == whole
-
-
-@pytest.mark.parametrize("change", ["flag", "image"])
-def test_stopped_build_of_something_else_is_cleared_away(source, build, tmp_path, change):
-    out = tmp_path / "stopped"
-    with pytest.raises(KeyboardInterrupt):
-        pack(source, out, StopAfter(3), seed=1)
-    seed = 0 if change == "flag" else 1
-    if change == "image":  # same size, other bytes: only the time of the file tells
-        image = sorted((source / "HAM10000_images_part_1").glob("*.jpg"))[0]
-        data = image.read_bytes().replace(b"\x01\x00\x00\x01", b"\x01\x00\x00\x02", 1)
-        image.write_bytes(data)
-        os.utime(image, ns=(1, 1))
-    pack(source, out, StopAfter(99), seed=seed)
-    assert contents(out) == contents(build(source, "whole", seed=seed))
-
-
-def kill_until_done(source: Path, out: Path, kills: int, seed: int, flags: tuple[str, ...]) -> int:
-    """Kill the build ``kills`` times at random moments, then let it finish; return real kills."""
-    moments = random.Random(seed)
-    landed, longest = 0, 0.6
-    for _ in range(20 * kills):
-        if landed == kills:
-            break
-        process = subprocess.Popen(
-            command(source, out, *flags),
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        limit = time.monotonic() + 60
-        while not (out / ".build").exists() and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.005)  # past the imports, which are most of a small build
-        time.sleep(moments.uniform(0, longest))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
-            landed += 1
-        else:  # the build was faster: kill earlier, and begin anew
-            longest *= 0.8
-            shutil.rmtree(out)
-        for path in out.rglob("*.tar"):  # a final name is whole at every moment
-            assert path.stat().st_size % 10240 == 0
-    subprocess.run(command(source, out, *flags), cwd=ROOT, check=True, capture_output=True)
-    return landed
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_build_resumes_to_the_same_bytes(synthetic_source, tmp_path, kills):
-    flags = ("--workers", "2")
-    subprocess.run(
-        command(synthetic_source, tmp_path / "whole", *flags),
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    landed = kill_until_done(synthetic_source, tmp_path / "killed", kills, kills, flags)
-    assert landed == kills
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-
-
-def test_workers_end_when_the_build_is_killed(synthetic_source, tmp_path):
-    process = subprocess.Popen(
-        command(synthetic_source, tmp_path / "out", "--workers", "2"),
-        cwd=ROOT,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    limit = time.monotonic() + 60
-    while not list((tmp_path / "out").glob("*/*.tar")) and time.monotonic() < limit:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    while alive := in_group(process.pid):
-        assert time.monotonic() < limit, alive
-        time.sleep(0.05)
-
-
-def in_group(group: int) -> list[str]:
-    """Return the processes of a process group that still run."""
-    done = subprocess.run(
-        ["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in done.stdout.splitlines()]
-    return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
 
 
 def test_bad_image_ends_the_build_with_its_name_and_reason(source, build):
@@ -246,9 +83,8 @@ def test_bad_images_are_skipped_and_listed_and_nothing_else_moves(source, build)
     out = build(source, "skipped", on_bad_image="skip")
     rejected = pd.read_csv(out / "rejected.csv").set_index("image_id")["reason"]
     assert rejected.index.tolist() == ["ISIC_0000007", "ISIC_0000009", "ISIC_0000011"]
-    assert [
-        word in r for word, r in zip(["empty", "not an image", "garbage"], rejected, strict=True)
-    ]
+    for words, reason in zip(("empty", "not an image", "garbage"), rejected, strict=True):
+        assert words in reason
     shards = open_shards(out)
     left = shards.samples.set_index("image_id")
     assert left.equals(whole.drop(index=rejected.index))
@@ -273,52 +109,7 @@ def test_no_good_image_at_all_is_an_error(source, build):
         build(source, on_bad_image="skip")
 
 
-def test_full_disk_is_said_and_leaves_no_half_file(source, build, tmp_path, monkeypatch):
-    whole = contents(build(source, "whole"))
-    written = {"bytes": 0}
-    real = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        written["bytes"] += os.fstat(descriptor).st_size
-        if written["bytes"] > 60_000:
-            raise OSError(28, "No space left on device")
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(DataError, match=r"cannot write .*No space left on device"):
-        build(source)
-    left = contents(tmp_path / "out")
-    assert "manifest.json" not in left
-    assert all(whole[name] == data for name, data in left.items() if not name.startswith(".build"))
-    assert not [name for name in left if "partial" in name]
-    monkeypatch.undo()
-    assert contents(build(source)) == whole
-
-
-def test_file_size_limit_of_the_system_is_said_without_a_traceback(shared_source, tmp_path):
-    limited = (
-        f"ulimit -f 15; exec {' '.join(command(shared_source, tmp_path / 'out', '--workers', '1'))}"
-    )
-    done = subprocess.run(
-        ["bash", "-c", limited],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ},
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "error: cannot write" in done.stderr and "Traceback" not in done.stderr
-    assert not [name for name in contents(tmp_path / "out") if "partial" in name]
-
-
-def test_unwritable_folder_is_said(source, build, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write"):
-        build(source, "file/below")
-
-
-def test_hostile_ids_and_links_write_nothing_outside_out(source, build, tmp_path):
+def test_hostile_ids_and_links_write_nothing_outside_out(source, build, tmp_path, contents):
     part = source / "HAM10000_images_part_1"
     table = source / "HAM10000_metadata.csv"
     text = table.read_text()
@@ -338,20 +129,57 @@ def test_hostile_ids_and_links_write_nothing_outside_out(source, build, tmp_path
     assert after == set(before)
 
 
-def test_bad_flags_are_refused_with_exit_code_two(shared_source, tmp_path):
-    for flags in (
-        ["--sede", "3"],
-        ["--image-size", "0"],
-        ["--val-fraction", "1.5"],
-        ["--workers", "-1"],
-    ):
-        words = command(shared_source, tmp_path / "out", *flags)
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-        assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--sede", "3", "--seed"),
+        ("--image-size", "0", "--image-size is 0; expected at least 1 pixel"),
+        ("--jpeg-quality", "101", "expected 1 to 100"),
+        ("--val-fraction", "1.5", "expected 0 or more, and below 1"),
+        ("--workers", "-1", "--workers is -1"),
+        ("--split-by", "patient", "lesion"),
+    ],
+)
+def test_bad_flags_are_refused_with_exit_code_two(
+    shared_source, tmp_path, command, flag, value, words
+):
+    out = tmp_path / "out"
+    build = ("-m", "pipeline.shards", "build", "--source", shared_source, "--out", out)
+    done = command(*build, flag, value)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert words in done.stderr
+    assert not out.exists()
 
 
-def test_engine_yields_every_receipt_once(shared_source, tmp_path):
-    manifest = pack(shared_source, tmp_path / "out", run_here(2), samples_per_shard=5)
-    assert len(manifest.shards) == len({entry.path for entry in manifest.shards}) == 13
-    assert sum(entry.samples for entry in manifest.shards) == 60
+def test_engine_yields_every_receipt_once(shared_source, build):
+    received = []
+
+    def counting(work, shards):
+        for receipt in run_here(2)(work, shards):
+            received.append(receipt.entry.path)
+            yield receipt
+
+    out = build(shared_source, engine=counting, samples_per_shard=5)
+    assert sorted(received) == sorted(e.path for e in open_shards(out).manifest.shards)
+    assert len(received) == len(set(received)) == 13
+
+
+def test_mistyped_command_and_help_name_the_commands(command):
+    wrong = command("-m", "pipeline.shards", "biuld")
+    assert wrong.returncode == 2 and "did you mean build?" in wrong.stderr
+    listed = command("-m", "pipeline.shards", "--help")
+    assert listed.returncode == 0
+    assert all(word in listed.stdout for word in ("build", "verify", "stats", "duplicates"))
+
+
+@pytest.mark.parametrize("word", ["build", "verify", "stats"])
+def test_help_is_answered_without_pandas_or_torch(command, word):
+    code = (
+        "import sys\n"
+        "from pipeline.cli import choose\n"
+        "from pipeline.shards.__main__ import COMMANDS\n"
+        "try: choose(COMMANDS, argv=sys.argv[1:])\n"
+        "except SystemExit: print({'torch', 'pandas'} & set(sys.modules))\n"
+    )
+    done = command("-c", code, word, "--help")
+    assert done.stdout.rstrip().endswith("set()"), done.stdout + done.stderr

@@ -11,16 +11,18 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.ham10000.source import open_source
+from pipeline.shards.flags import SplitPolicy
 from pipeline.shards.packing.builder import BuildSettings, build, make_plan
-from pipeline.shards.packing.encode import EncodeSettings
 from pipeline.shards.packing.local_engine import run_here
 from pipeline.shards.packing.ray_engine import run_on_ray
-from pipeline.shards.plan import SplitPolicy
+from pipeline.shards.packing.shard_plan import EncodeSettings
 from pipeline.shards.storage.store import LocalStore
 
 pytestmark = pytest.mark.slow
 
 SETTINGS = BuildSettings("demo", SplitPolicy(), EncodeSettings(32), samples_per_shard=10)
+
+Contents = Callable[[Path], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -48,27 +50,22 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 def test_a_cluster_gives_the_bytes_of_one_machine_though_a_worker_is_killed(
-    cluster: None, synthetic_source: Path, tmp_path: Path
+    cluster: None,
+    synthetic_source: Path,
+    tmp_path: Path,
+    contents: Contents,
 ) -> None:
     source = open_source(synthetic_source)
     plan = make_plan(source, SETTINGS)
-    build(plan, source, LocalStore(tmp_path / "here"), SETTINGS, run_here(1), progress=False)
+    build(plan, LocalStore(tmp_path / "here"), run_here(1), progress=False)
     calm = LocalStore(tmp_path / "calm")
-    build(plan, source, calm, SETTINGS, run_on_ray(), progress=False)
+    build(plan, calm, run_on_ray(), progress=False)
     deadly = DeadlyStore(tmp_path / "deadly", tmp_path / "killed")
-    build(plan, source, deadly, SETTINGS, run_on_ray(), progress=False)
+    build(plan, deadly, run_on_ray(), progress=False)
     assert (tmp_path / "killed").exists()
-    assert files(tmp_path / "calm") == files(tmp_path / "here")
-    assert files(tmp_path / "deadly") == files(tmp_path / "here")
+    assert contents(tmp_path / "calm") == contents(tmp_path / "here")
+    assert contents(tmp_path / "deadly") == contents(tmp_path / "here")
 
 
 def test_a_bad_image_on_the_cluster_is_the_same_clear_message(
@@ -85,7 +82,7 @@ def test_a_bad_image_on_the_cluster_is_the_same_clear_message(
     source = open_source(folder)
     plan = make_plan(source, SETTINGS)
     with pytest.raises(DataError, match=f"bad image {victim.stem}"):
-        build(plan, source, LocalStore(tmp_path / "out"), SETTINGS, run_on_ray(), progress=False)
+        build(plan, LocalStore(tmp_path / "out"), run_on_ray(), progress=False)
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

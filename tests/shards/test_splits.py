@@ -7,8 +7,9 @@ from sklearn.metrics import adjusted_rand_score
 from pipeline.errors import DataError
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.taxonomy import DX
-from pipeline.shards.plan import SplitPolicy, part_of, place, plan_shards
-from pipeline.shards.splits import crossing, crossing_pairs, find_groups
+from pipeline.shards.flags import SplitPolicy
+from pipeline.shards.plan import part_of, place, plan_shards
+from pipeline.shards.splits import crossing, crossing_pairs, find_groups, read_pairs
 
 
 def table_of(lesions: list[tuple[str, str]]) -> pd.DataFrame:
@@ -114,7 +115,7 @@ def test_pairs_keep_two_lesion_ids_in_one_split():
 
 
 def test_split_by_image_leaks_but_keeps_the_groups_known():
-    placed = place(many(), [], SplitPolicy(by="image", test_fraction=0))
+    placed = place(many(), [], SplitPolicy(split_by="image"))
     assert set(placed["split"]) == {"train", "val"}
     assert len(crossing(placed["group"], placed["split"])) > 10
     assert abs((placed["split"] == "val").mean() - 0.2) < 0.01
@@ -172,6 +173,18 @@ def test_impossible_policies_are_refused(wrong):
 def test_too_few_images_for_the_splits_are_refused():
     with pytest.raises(DataError, match="too few"):
         place(table_of([("a", "nv"), ("a", "nv")]), [], SplitPolicy())
+
+
+def test_unusable_pairs_are_refused(tmp_path):
+    path = tmp_path / "pairs.csv"
+    with pytest.raises(DataError, match="no such file"):
+        read_pairs(path, {"a"})
+    path.write_text("image_id_a,image_id_b\na,b\n")
+    with pytest.raises(DataError, match="lacks the column score"):
+        read_pairs(path, {"a", "b"})
+    path.write_text("image_id_a,image_id_b,score\na,z,1\n")
+    with pytest.raises(DataError, match="line 2: the source has no image 'z'"):
+        read_pairs(path, {"a", "b"})
 
 
 @pytest.mark.realdata

@@ -1,20 +1,20 @@
 """From an image file's bytes to the JPEG that is packed; every image is decoded once, strictly.
 
+    jpeg, note = encode(path.read_bytes(), EncodeSettings(image_size=256))
+
 A JPEG that every decoder reads alike (8 bits, three components, upright) keeps its bytes unless
-``image_size`` shrinks it. Anything else that Pillow opens becomes such a JPEG, and the returned
+``image_size`` shrinks it. Anything else that Pillow opens is converted to such a JPEG, and the
 note says from what. A damaged file raises ``BadImageError``.
 
-Which decoder: libjpeg-turbo through simplejpeg in strict mode. It refuses what libjpeg only warns
-about (data that ends early, extraneous bytes), where OpenCV and Pillow accept a picture that is
-grey from the middle down. To check a JPEG whose bytes stay, the inverse transform may run at 1/8
-scale: the entropy decoding, where damage shows, is the same, at two thirds of the cost.
-To shrink one, libjpeg scales by the nearest n/8 above the target inside the transform, and Pillow
-does the rest in fixed-point arithmetic, so that pixels do not depend on the processor.
+The decoder is libjpeg-turbo through simplejpeg in strict mode. It refuses what libjpeg only warns
+about (data that ends early, extraneous bytes); OpenCV and Pillow accept such a file and show grey
+below the damage. A JPEG whose bytes stay is decoded at 1/8 scale: the entropy decoding, where
+damage shows, is the same, at two thirds of the cost. To shrink one, libjpeg scales by the smallest
+n/8 that is not below the target, and Pillow does the rest in fixed-point arithmetic, so that pixels
+do not depend on the processor.
 """
 
 import io
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -22,34 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipeline.shards.packing.jpeg import SOI, BadImageError, JpegHeader, read_header
+from pipeline.shards.packing.shard_plan import SUBSAMPLING, EncodeSettings
 
 MAX_PIXELS = 100_000_000
-"""Most pixels of one image; a header that claims more is refused before anything is decoded."""
-
-SUBSAMPLING = "420"
-"""Chroma subsampling of the JPEGs written."""
+"""Most pixels of one image; one whose header claims more is refused before it is decoded."""
 
 _ORIENTATION = 0x0112
 _FORMATS = ("PNG", "BMP", "TIFF", "WEBP")
-
-
-@dataclass(frozen=True)
-class EncodeSettings:
-    """How image bytes are made."""
-
-    image_size: int | None = None
-    """Pixels of the shorter side; larger images shrink to it, smaller ones stay. None: all stay."""
-    jpeg_quality: int = 95
-    """Quality of the JPEGs written, 1 to 100; images whose bytes stay are not touched by it."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
-        return {
-            "image_size": self.image_size,
-            "jpeg_quality": self.jpeg_quality,
-            "subsampling": SUBSAMPLING,
-            "resize": "libjpeg n/8 scaling, then Pillow bilinear",
-        }
 
 
 def encode(data: bytes, settings: EncodeSettings) -> tuple[bytes, str | None]:
@@ -92,9 +71,9 @@ def _why_convert(header: JpegHeader, data: bytes, orientation: int) -> str | Non
 
 
 def _upright_rgb(data: bytes, header: JpegHeader, orientation: int) -> NDArray[np.uint8]:
-    """Return the pixels [H, W, 3] of any JPEG, turned as its EXIF block asks."""
+    """Return the pixels [H, W, 3] uint8 of any JPEG, rotated as its EXIF block says."""
     if header.components == 4:
-        _decode(data, "CMYK")  # for its strictness; Pillow knows the inverted inks of Adobe
+        _decode(data, "CMYK")  # only for the strict check; Pillow handles Adobe's inverted inks
         image = _pillow(data, ("JPEG",)).convert("RGB")
     else:
         image = Image.fromarray(_decode(data, "RGB"))
@@ -111,11 +90,8 @@ def _convert_file(data: bytes, settings: EncodeSettings) -> tuple[bytes, str]:
         image = _pillow(data, _FORMATS)
     except BadImageError as error:
         raise BadImageError(f"{error}; it begins with {data[:16]!r}") from error
-    kind, mode = image.format, image.mode
-    upright = ImageOps.exif_transpose(image)
-    pixels = _eight_bits(upright)
-    note = f"{kind} ({mode}) to RGB JPEG"
-    return _write(pixels, settings), note
+    pixels = _eight_bits(ImageOps.exif_transpose(image))
+    return _write(pixels, settings), f"{image.format} ({image.mode}) to RGB JPEG"
 
 
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
@@ -149,7 +125,7 @@ def _orientation(data: bytes) -> int:
     """Return the EXIF orientation, 1 (upright) if the block names none."""
     try:
         value = Image.open(io.BytesIO(data), formats=("JPEG",)).getexif().get(_ORIENTATION, 1)
-    except Exception as error:  # a damaged EXIF block: decoders would not agree on it
+    except Exception as error:  # a damaged EXIF block, which decoders read differently
         raise BadImageError(f"unreadable EXIF block: {error}") from error
     return value if value in range(1, 9) else 1
 

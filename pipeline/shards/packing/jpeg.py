@@ -1,7 +1,9 @@
-"""Is this a whole JPEG, and of which sort: a walk over its markers, without decoding.
+"""Whether a file is a whole JPEG, and of which kind: found from its markers, without decoding.
 
-Decoders stop at the end-of-image marker and say nothing of what follows, so trailing garbage has
-to be found here. The walk costs some 50 microseconds an image.
+Decoders stop at the end-of-image marker and ignore what follows, so trailing garbage has to be
+found here. It costs some 50 microseconds an image.
+
+    read_header(jpeg).width
 """
 
 import re
@@ -24,7 +26,7 @@ class BadImageError(ValueError):
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """What the markers say of a JPEG."""
+    """Size and kind of a JPEG, from its markers."""
 
     width: int
     """Pixels."""
@@ -35,11 +37,11 @@ class JpegHeader:
     common: bool
     """8 bits, Huffman-coded, baseline or progressive: what every decoder reads."""
     has_exif: bool
-    """There is an EXIF block, which may ask for a rotation."""
+    """There is an EXIF block, which may name a rotation."""
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """Walk over all markers of ``data``, which begins with ``SOI``.
+    """Read all markers of ``data``, which begins with ``SOI``.
 
     Raises:
         BadImageError: it ends early, bytes follow its end, or its structure is not that of a JPEG.
@@ -82,7 +84,7 @@ def _next_marker(data: bytes, position: int) -> tuple[int, int]:
 
 def _end_of_scan(data: bytes, position: int) -> int:
     """Return where the entropy-coded data that begins at ``position`` ends."""
-    if _only_end_marker_is_last(data, position):  # as in every whole file
+    if _only_end_marker_is_last(data, position):  # the common case
         return len(data) - 2
     found = _MARKER.search(data, position)
     if found is None:
@@ -91,9 +93,9 @@ def _end_of_scan(data: bytes, position: int) -> int:
 
 
 def _only_end_marker_is_last(data: bytes, position: int) -> bool:
-    """Say whether ``data`` ends with an end marker and holds none from ``position`` to there.
+    """Say whether the last two bytes are the only end marker from ``position`` on.
 
-    Compared by blocks that stay in the cache, this takes a fifth of what ``bytes.find`` takes; a
+    Comparing blocks that fit the processor's cache takes a fifth of the time of ``bytes.find``; a
     regular expression takes milliseconds.
     """
     if not data.endswith(_END):

@@ -1,15 +1,18 @@
 """The engine of one machine: a pool of processes, each packing whole shards.
 
-Workers come from a fork server, so they inherit neither threads nor open files of the process that
-builds, and they end when it does, however it ends. At most two shards a worker are under way, and
-a worker is told of the images of its shard alone, so its memory does not grow with the source.
+    receipts = run_here(workers=0)(work, plan.shards)
+
+Workers come from a fork server, so they inherit neither threads nor open files of the building
+process, and they end when it does, however it ends. At most two shards per worker are in progress,
+and a worker gets the image locations of its shard alone, so its memory does not grow with the
+source.
 """
 
 import ctypes
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
@@ -17,7 +20,7 @@ from multiprocessing.connection import wait as wait_for
 
 from pipeline.errors import DataError
 from pipeline.machine import cores
-from pipeline.shards.packing.pack import PackWork, Receipt
+from pipeline.shards.packing.pack import Engine, PackWork, Receipt
 from pipeline.shards.packing.shard_plan import ShardPlan
 
 MOST_KEPT = 2**25
@@ -26,10 +29,10 @@ MOST_KEPT = 2**25
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def run_here(workers: int) -> Callable[[PackWork, Sequence[ShardPlan]], Iterator[Receipt]]:
-    """Return an engine with ``workers`` processes (0: one a core, 1: this process itself)."""
+def run_here(workers: int) -> Engine:
+    """Return an engine with ``workers`` processes (0: one per core, 1: this process itself)."""
     if workers < 0:
-        raise DataError(f"--workers is {workers}; expected 0 (one a core) or more")
+        raise DataError(f"--workers is {workers}; expected 0 (one per core) or more")
     if (workers or cores()) > 1:  # it starts while the builder reads the source and plans
         multiprocessing.set_forkserver_preload([__name__])
         forkserver.ensure_running()
@@ -56,18 +59,18 @@ def _in_pool(work: PackWork, shards: Sequence[ShardPlan], workers: int) -> Itera
             yield from (future.result() for future in done)
     except BrokenProcessPool as error:
         raise DataError(
-            "a packing process was killed (out of memory?): the same command goes on from what is "
-            "complete; --workers 1 or a smaller --samples-per-shard needs less memory"
+            "a packing process was killed (out of memory?): the same command continues from the "
+            "complete shards; --workers 1 or a smaller --samples-per-shard needs less memory"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def keep_memory() -> None:
-    """Let freed memory stay with this process, where the C library is glibc.
+    """Let this process keep the memory it frees, where the C library is glibc.
 
-    By itself it gives large blocks back at once, so that the next image clears and maps its pages
-    anew: half a millisecond an image, a tenth of the work.
+    By default glibc returns large blocks to the system at once, and the next image clears and maps
+    its pages again: half a millisecond an image, a tenth of the work.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
@@ -83,6 +86,6 @@ def _start() -> None:
 
 
 def _follow(sentinel: int) -> None:
-    """Leave when the building process is gone; a pool's workers would wait forever."""
+    """End this worker when the building process has ended; the pool itself would not."""
     wait_for([sentinel])
     os._exit(1)

@@ -1,9 +1,8 @@
 """The engine of a cluster: the same work on the same plan, as tasks of Ray (extra ``cluster``).
 
-A task packs one shard and publishes it to the store, so a task that fails with its machine is
-simply run again, by Ray, anywhere: the bytes are the same and they replace the same names. Source
-and store must be reachable under the same path or URL from every machine, and this package must
-be installed there.
+A task packs one shard and publishes it to the store. Ray repeats a task whose machine fails on any
+other machine: the bytes are the same and replace the same names. Source and store must be
+reachable under the same path or URL from every machine, and this package must be installed there.
 
     python -m pipeline.shards build --source /shared/ham10000 --out s3://bucket/ham10000 \
         --engine ray --address auto
@@ -11,20 +10,18 @@ be installed there.
 
 import importlib.util
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.shards.packing.pack import PackWork, Receipt
+from pipeline.shards.packing.pack import Engine, PackWork, Receipt
 from pipeline.shards.packing.shard_plan import ShardPlan
 
 RETRIES = 5
 """Times that a shard is packed again when its worker or machine dies."""
 
 
-def run_on_ray(
-    address: str | None = None,
-) -> Callable[[PackWork, Sequence[ShardPlan]], Iterator[Receipt]]:
+def run_on_ray(address: str | None = None) -> Engine:
     """Return an engine on the Ray cluster at ``address`` (``auto``, ``ray://host:10001``).
 
     Without an address a cluster of this machine alone is started, and stopped at the end.
@@ -67,13 +64,14 @@ def _require_listener(address: str | None) -> None:
 
 
 def _run(ray: Any, work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:
-    """Yield receipts as they come; at most two shards a core are under way."""
-    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
+    """Yield receipts as tasks finish; at most two shards per core are in progress."""
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(PackWork.__call__)
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting, running = list(reversed(shards)), []
     while waiting or running:
         while waiting and len(running) < most:
-            running.append(_submit(task, work, waiting.pop()))
+            shard = waiting.pop()
+            running.append(task.remote(work.part(shard), shard))
         done, running = ray.wait(running, num_returns=1)
         for reference in done:
             try:
@@ -85,13 +83,5 @@ def _run(ray: Any, work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Rece
             except ray.exceptions.RayError as error:
                 raise DataError(
                     f"a shard could not be packed in {RETRIES + 1} attempts: {error}; the same "
-                    f"command goes on from what is complete"
+                    f"command continues from the complete shards"
                 ) from error
-
-
-def _submit(task: Any, work: PackWork, shard: ShardPlan) -> Any:
-    return task.remote(work.part(shard), shard)
-
-
-def _call(work: PackWork, shard: ShardPlan) -> Receipt:
-    return work(shard)

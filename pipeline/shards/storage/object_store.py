@@ -1,31 +1,29 @@
 """Shards and sources in object storage: ``s3://bucket/prefix`` and whatever else fsspec reaches.
 
 ``ObjectStore`` is what ``build`` writes to: each object is put whole, so a reader sees all of it or
-nothing. ``cached`` brings finished shards to a local folder, each file once and proven against the
-manifest; ``mirrored`` brings a source. Endpoint, credentials and region come the usual ways
-(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).
+nothing. ``cached`` copies finished shards to a local folder, each file once and checked against the
+manifest; ``mirrored`` copies a source. Endpoint, credentials and region are set as for any S3
+client (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).
 
     python -m pipeline.shards build --source data/ham10000 --out s3://bucket/ham10000
     root = cached("s3://bucket/ham10000", Path("cache"))
 """
 
-import hashlib
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
 from tqdm import tqdm
 
 from pipeline.errors import DataError
-from pipeline.files import sha256_of
+from pipeline.files import sha256, sha256_of
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
-from pipeline.shards.storage.store import LocalStore, Store
+from pipeline.shards.storage.store import LocalStore, Store, cache_folder
 
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.+)")
 """A URL; with one slash too, because a Path makes one of two."""
@@ -44,14 +42,8 @@ def store_for(root: str | Path) -> Store:
     return ObjectStore(str(root)) if is_remote(root) else LocalStore(Path(root).absolute())
 
 
-def source_cache() -> Path:
-    """Return the user's folder for sources that came from object storage."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(home) / "dermpipe" / "sources"
-
-
 class ObjectStore:
-    """A prefix in object storage; cheap to pickle, each process connects by itself."""
+    """A prefix in object storage; see ``Store``. Cheap to pickle: each process connects itself."""
 
     def __init__(self, url: str) -> None:
         """Use the prefix at ``url``.
@@ -65,6 +57,10 @@ class ObjectStore:
         self.url = f"{found[1]}://{found[2]}".rstrip("/")
         self._connect()
 
+    def __str__(self) -> str:
+        """Return the URL."""
+        return self.url
+
     def _connect(self) -> tuple[Any, str]:
         """Return the file system, which fsspec keeps for this process, and the root on it."""
         try:
@@ -72,50 +68,60 @@ class ObjectStore:
         except (ImportError, ValueError) as error:
             raise DataError(f"cannot reach {self.url}: {error}") from error
 
-    def publish(self, name: str, *pieces: bytes) -> None:
-        """Put one object; it appears whole or not at all.
+    @contextmanager
+    def _connected(self, action: str) -> Iterator[tuple[Any, str]]:
+        """Yield file system and root; a FileNotFoundError of the block passes through.
 
         Raises:
-            DataError: the storage refuses or cannot be reached.
+            DataError: the storage refuses the ``action`` ("list") or cannot be reached.
         """
-        system, root = self._connect()
-        data = b"".join(pieces)
-        what = f"write {name} ({len(data):,} bytes) to"
         try:
-            with self._told(what):
+            yield self._connect()
+        except FileNotFoundError:
+            raise
+        except (OSError, BotoCoreError, ClientError) as error:
+            raise DataError(
+                f"cannot {action} {self.url}: {reason_of(error)}; check bucket, credentials and "
+                f"endpoint (AWS_ENDPOINT_URL). Complete files stay: the same command continues "
+                f"from them"
+            ) from error
+
+    def publish(self, name: str, *pieces: bytes) -> None:
+        """Put one object."""
+        data = b"".join(pieces)
+        action = f"write {name} ({len(data):,} bytes) to"
+        try:
+            with self._connected(action) as (system, root):
                 system.pipe_file(f"{root}/{name}", data)
         except FileNotFoundError as error:  # of a bucket; a key needs no folder
-            raise DataError(f"cannot {what} {self.url}: {error}; make the bucket first") from error
+            raise DataError(f"cannot {action} {self}: {error}; create the bucket first") from error
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of an object, None where there is none."""
-        system, root = self._connect()
+        """Return the bytes of an object."""
         try:
-            with self._told(f"read {name} from"):
+            with self._connected(f"read {name} from") as (system, root):
                 return system.cat_file(f"{root}/{name}")
         except FileNotFoundError:
             return None
 
     def sha256(self, name: str) -> str | None:
-        """Return the digest of an object, None where there is none."""
+        """Return the digest of an object."""
         data = self.read(name)
-        return None if data is None else hashlib.sha256(data).hexdigest()
+        return None if data is None else sha256(data)
 
     def list(self, prefix: str = "") -> list[str]:
-        """Return the names of all objects below ``prefix``, sorted."""
+        """Return the names of all objects below ``prefix``."""
         return sorted(self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return the bytes of each object below ``prefix``, by name."""
-        system, root = self._connect()
-        where = f"{root}/{prefix}".rstrip("/")
         try:
-            with self._told("list"):
+            with self._connected("list") as (system, root):
                 system.invalidate_cache()
-                found = system.find(where, detail=True)
+                found = system.find(f"{root}/{prefix}".rstrip("/"), detail=True)
+                start = len(system._strip_protocol(root)) + 1
         except FileNotFoundError:
             return {}
-        start = len(system._strip_protocol(root)) + 1
         return {
             name[start:]: int(entry["size"])
             for name, entry in found.items()
@@ -123,67 +129,71 @@ class ObjectStore:
         }
 
     def delete(self, name: str) -> None:
-        """Remove an object or everything below a prefix; missing is fine."""
-        system, root = self._connect()
-        names = self.list(name) or [name]
-        with self._told(f"remove {name} from"):
-            for one in names:
-                try:
-                    system.rm_file(f"{root}/{one}")
-                except FileNotFoundError:
-                    continue
+        """Remove an object or everything below a prefix."""
+        for one in self.list(name) or [name]:
+            with (
+                suppress(FileNotFoundError),
+                self._connected(f"remove {name} from") as (system, root),
+            ):
+                system.rm_file(f"{root}/{one}")
 
     def sweep(self) -> None:
-        """Nothing is ever half-written here."""
+        """Do nothing: an object is never half-written."""
 
-    def fetch(self, name: str, target: Path, sha256: str | None = None) -> None:
-        """Bring one object to ``target``, which appears when it is whole and, if known, right.
+    def fetch(self, name: str, target: Path, digest: str | None = None) -> None:
+        """Copy one object to ``target``, which appears when it is whole and has the digest.
 
         Raises:
-            DataError: there is no such object, or its digest is not ``sha256``, twice over.
+            DataError: there is no such object, or twice its sha256 was not ``digest``.
         """
-        for attempt in (1, 2):
+        for _ in range(2):
             data = self.read(name)
             if data is None:
                 raise DataError(f"{self.url} has no {name}: is the upload complete?")
-            if sha256 is None or hashlib.sha256(data).hexdigest() == sha256:
+            if digest in (None, sha256(data)):
                 LocalStore(target.parent).publish(target.name, data)
                 return
-            if attempt == 2:
-                raise DataError(
-                    f"{self.url}/{name} is damaged: its sha256 is not the manifest's; restore it "
-                    f"or build the shards anew"
-                )
+        raise DataError(
+            f"{self.url}/{name} is damaged: its sha256 is not the manifest's; restore it or build "
+            f"the shards again"
+        )
 
-    def describe(self) -> str:
-        """Return the URL."""
-        return self.url
 
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Turn what the storage refuses into a message; a missing object passes through."""
-        try:
-            yield
-        except FileNotFoundError:
-            raise
-        except (OSError, BotoCoreError, ClientError) as error:
-            raise DataError(
-                f"cannot {what} {self.url}: {error}; check bucket, credentials and endpoint "
-                f"(AWS_ENDPOINT_URL). What is complete stays: the same command goes on from it"
-            ) from error
+def reason_of(error: Exception) -> str:
+    """Return an error's text, or its type and HTTP status where the storage sent no text."""
+    text = re.sub(r"^\[Errno -?\d+\]", "", str(error)).strip()
+    if text:
+        return str(error)
+    cause = error.__cause__ or error
+    response = getattr(cause, "response", None) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return type(cause).__name__ + (f", HTTP status {status}" if status else "")
+
+
+class RemoteFile(NamedTuple):
+    """A file to copy, and how a local copy is recognised: by its size, else by its digest."""
+
+    name: str
+    size: int | None = None
+    """Bytes."""
+    sha256: str | None = None
+    """Checked after the download where it is known."""
+
+    def is_at(self, path: Path) -> bool:
+        """Say whether the copy at ``path`` can be kept."""
+        if not path.is_file():
+            return False
+        if self.size is not None:
+            return path.stat().st_size == self.size
+        return sha256_of(path) == self.sha256
 
 
 def cached(root: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
-    """Bring the shards at ``root`` below ``cache_dir``, each file once, and return their folder.
+    """Copy the shards at a URL below ``cache_dir`` and return their folder; a path stays.
 
     Files that are there already are kept when they have the size (shards) or the digest (tables,
-    indexes) of the manifest; ``ensure_intact`` reads the shards' bytes once more as it always
-    does. The folder is named after the manifest, so that two sets never mix.
-
-    Args:
-        root: URL (or path) of finished shards.
-        cache_dir: folder on this machine.
-        progress: whether to show a bar on standard error.
+    indexes) of the manifest; ``ensure_intact`` reads the shards' bytes as it always does. The
+    folder is named after the manifest, so that two sets never mix.
 
     Raises:
         DataError: there are no finished shards, a file is missing or damaged.
@@ -193,31 +203,25 @@ def cached(root: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
     store = ObjectStore(str(root))
     data = store.read(MANIFEST_NAME)
     if data is None:
-        raise DataError(f"{store.url} has no {MANIFEST_NAME}: no finished shards are there")
-    manifest = Manifest.from_json(data, f"{store.url}/{MANIFEST_NAME}")
-    name = f"{PurePosixPath(store.url).name}-{hashlib.sha256(data).hexdigest()[:12]}"
-    folder = Path(cache_dir) / name
-    wanted: list[tuple[str, str, int | None]] = [
-        (file, digest, None) for file, digest in manifest.files.items()
-    ]
+        raise DataError(f"{store} has no {MANIFEST_NAME}: no finished shards are there")
+    manifest = Manifest.from_json(data, f"{store}/{MANIFEST_NAME}")
+    folder = cache_dir / f"{PurePosixPath(store.url).name}-{sha256(data)[:12]}"
+    files = [RemoteFile(name, sha256=digest) for name, digest in manifest.files.items()]
     for entry in manifest.shards:
-        wanted.append((entry.index_path, entry.index_sha256, None))
-        wanted.append((entry.path, entry.sha256, entry.bytes))
-    missing = [file for file in wanted if not _is_there(_inside(folder, file[0]), *file[1:])]
-
-    def bring(file: tuple[str, str, int | None]) -> None:
-        store.fetch(file[0], _inside(folder, file[0]), file[1])
-
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
-        fetched = pool.map(bring, missing)
-        for _ in tqdm(fetched, f"fetching {store.url}", len(missing), disable=not progress):
-            pass
+        files.append(RemoteFile(entry.index_path, sha256=entry.index_sha256))
+        files.append(RemoteFile(entry.path, entry.bytes, entry.sha256))
+    _copy(store, files, folder, progress=progress)
     LocalStore(folder).publish(MANIFEST_NAME, data)
     return folder
 
 
-def mirrored(source: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
-    """Bring the files of a source below ``cache_dir`` and return their folder; a path stays.
+def mirrored(source: str | Path, cache_dir: Path | None = None, *, progress: bool = True) -> Path:
+    """Copy the source at a URL below ``cache_dir`` and return its folder; a path stays.
+
+    Args:
+        source: URL or path.
+        cache_dir: folder on this machine; below the user's cache folder when None.
+        progress: show a bar.
 
     Raises:
         DataError: there is nothing, or the storage cannot be reached.
@@ -225,21 +229,22 @@ def mirrored(source: str | Path, cache_dir: Path, *, progress: bool = True) -> P
     if not is_remote(source):
         return Path(source)
     store = ObjectStore(str(source))
-    sizes = store.sizes()
-    if not sizes:
-        raise DataError(f"there is nothing at {store.url}")
-    digest = hashlib.sha256(store.url.encode()).hexdigest()[:12]
-    folder = Path(cache_dir) / f"{PurePosixPath(store.url).name}-{digest}"
-    missing = [name for name, size in sizes.items() if _size(_inside(folder, name)) != size]
-
-    def bring(name: str) -> None:
-        store.fetch(name, _inside(folder, name))
-
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
-        fetched = pool.map(bring, missing)
-        for _ in tqdm(fetched, f"fetching {store.url}", len(missing), disable=not progress):
-            pass
+    files = [RemoteFile(name, size) for name, size in store.sizes().items()]
+    if not files:
+        raise DataError(f"there is nothing at {store}")
+    name = f"{PurePosixPath(store.url).name}-{sha256(store.url.encode())[:12]}"
+    folder = (cache_dir or cache_folder() / "sources") / name
+    _copy(store, files, folder, progress=progress)
     return folder
+
+
+def _copy(store: ObjectStore, files: Iterable[RemoteFile], folder: Path, *, progress: bool) -> None:
+    """Copy the files that ``folder`` does not have yet, several at a time."""
+    missing = [file for file in files if not file.is_at(_inside(folder, file.name))]
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        copied = pool.map(lambda f: store.fetch(f.name, folder / f.name, f.sha256), missing)
+        for _ in tqdm(copied, f"fetching {store}", len(missing), disable=not progress):
+            pass
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -248,13 +253,3 @@ def _inside(folder: Path, name: str) -> Path:
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"the name {name!r} leads out of its folder; nothing was written")
     return folder / name
-
-
-def _is_there(path: Path, sha256: str, size: int | None) -> bool:
-    if size is not None:
-        return _size(path) == size
-    return path.is_file() and sha256_of(path) == sha256
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None

@@ -1,124 +1,103 @@
 """Where shards are written: a store publishes each file whole or not at all.
 
-``LocalStore`` is a folder. Another store (object storage) has the same methods; names are
-paths below the root with forward slashes. A store is pickled to the workers that pack.
+``LocalStore`` is a folder, ``object_store.ObjectStore`` a prefix in object storage. Names are paths
+below the root with forward slashes; ``str(store)`` is the root. A store is pickled to the processes
+that pack.
 """
 
 import os
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import DataError
-from pipeline.files import sha256_of
-
-PARTIAL = ".partial-"
-"""Part of the name of a file that is still being written."""
+from pipeline.files import forget, is_unfinished, sha256_of, write_file
 
 
 class Store(Protocol):
     """What the builder needs of the place it writes to."""
 
     def publish(self, name: str, *pieces: bytes) -> None:
-        """Write a file of these bytes; it appears under its name whole or not at all."""
-        ...
+        """Write a file of these bytes; it appears under its name whole or not at all.
+
+        Raises:
+            DataError: the disk is full, the storage cannot be reached, and the like.
+        """
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file, None where there is none."""
-        ...
 
     def sha256(self, name: str) -> str | None:
-        """Return the digest of a file as it lies there, None where there is none."""
-        ...
+        """Return the digest of a file as it is stored, None where there is none."""
 
     def list(self, prefix: str = "") -> list[str]:
-        """Return the names of all files below ``prefix``, sorted; partial ones left out."""
+        """Return the names of all files below the folder ``prefix``, sorted."""
         ...
 
     def delete(self, name: str) -> None:
         """Remove a file or everything below a folder; missing is fine."""
-        ...
 
     def sweep(self) -> None:
-        """Remove what a killed build left half-written."""
-        ...
-
-    def describe(self) -> str:
-        """Return the root, for a message."""
-        ...
+        """Remove what an interrupted build left half-written."""
 
 
+@dataclass(frozen=True)
 class LocalStore:
-    """A folder on a file system."""
+    """A folder on a file system, made with the first file; see ``Store``."""
 
-    def __init__(self, root: Path) -> None:
-        """Use ``root``, which is made with the first file."""
-        self.root = root
+    root: Path
+    """The folder."""
+
+    def __str__(self) -> str:
+        """Return the folder."""
+        return str(self.root)
 
     def publish(self, name: str, *pieces: bytes) -> None:
-        """Write beside, flush to the disk, rename.
-
-        Raises:
-            DataError: the disk is full, the folder cannot be written, and the like.
-        """
+        """Write beside, flush to the disk, rename."""
         path = self.root / name
-        partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.writelines(pieces)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            write_file(path, *pieces)
         except OSError as error:
-            _forget(partial)
             size = sum(map(len, pieces))
             raise DataError(
-                f"cannot write {path} ({size:,} bytes): {error.strerror or error}; make room "
-                f"or give another --out. What is complete stays: the same command goes on from it"
+                f"cannot write {path} ({size:,} bytes): {error.strerror or error}; free some space "
+                f"or write elsewhere. Complete files stay: the same command continues from them"
             ) from error
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of a file, None where there is none."""
+        """Return the bytes of a file."""
         try:
             return (self.root / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def sha256(self, name: str) -> str | None:
-        """Return the digest of a file, None where there is none."""
+        """Return the digest of a file."""
         try:
             return sha256_of(self.root / name)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def list(self, prefix: str = "") -> list[str]:
-        """Return the names of all files below the folder ``prefix``, sorted."""
-        files = (path for path in (self.root / prefix).rglob("*") if path.is_file())
-        names = [path.relative_to(self.root).as_posix() for path in files]
-        return sorted(name for name in names if PARTIAL not in name)
+        """Return the names of all complete files below ``prefix``."""
+        paths = (path for path in (self.root / prefix).rglob("*") if path.is_file())
+        return sorted(
+            path.relative_to(self.root).as_posix() for path in paths if not is_unfinished(path.name)
+        )
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder."""
-        path = self.root / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            _forget(path)
+        forget(self.root / name)
 
     def sweep(self) -> None:
-        """Remove what a killed build left half-written."""
-        for path in self.root.rglob(f"{PARTIAL}*"):
-            _forget(path)
-
-    def describe(self) -> str:
-        """Return the folder."""
-        return str(self.root)
+        """Remove unfinished files, those of earlier versions of this program too."""
+        for path in list(self.root.rglob(".*")):
+            if is_unfinished(path.name):
+                forget(path)
 
 
-def _forget(path: Path) -> None:
-    """Remove a file; whatever stands in the way must not hide the error being reported."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return
+def cache_folder() -> Path:
+    """Return this program's folder below the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(home) / "dermpipe"

@@ -13,11 +13,22 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from pipeline.errors import DataError
-from pipeline.shards.dataset import ensure_intact, open_shards
-from pipeline.shards.storage.object_store import ObjectStore, cached, is_remote, mirrored, store_for
+from pipeline.shards.dataset import open_shards
+from pipeline.shards.intact import ensure_intact
+from pipeline.shards.storage.object_store import (
+    ObjectStore,
+    cached,
+    is_remote,
+    mirrored,
+    reason_of,
+    store_for,
+)
 from pipeline.shards.storage.store import LocalStore
+
+Contents = Callable[[Path], dict[str, bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -75,19 +86,11 @@ def upload(folder: Path, prefix: str) -> None:
             client.put_object(Bucket="shards", Key=key, Body=path.read_bytes())
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_urls_are_told_from_paths(tmp_path: Path) -> None:
+def test_urls_and_paths_are_told_apart(tmp_path: Path) -> None:
     assert is_remote("s3://bucket/a") and is_remote(Path("s3://bucket/a"))
     assert not is_remote("shards/ham10000") and not is_remote(tmp_path)
     assert isinstance(store_for(tmp_path), LocalStore)
-    assert store_for(Path("memory://bucket/a/")).describe() == "memory://bucket/a"
+    assert str(store_for(Path("memory://bucket/a/"))) == "memory://bucket/a"
     with pytest.raises(DataError, match="cannot reach nosuch://x/y"):
         store_for("nosuch://x/y")
 
@@ -114,6 +117,7 @@ def test_a_build_in_a_bucket_has_the_bytes_of_one_on_a_disk(
     synthetic_source: Path,
     tmp_path: Path,
     command: Callable[..., subprocess.CompletedProcess[str]],
+    contents: Contents,
 ) -> None:
     words = ["-m", "pipeline.shards", "build", "--source", synthetic_source]
     words += ["--image-size", "32", "--samples-per-shard", "20", "--workers", "2", "--out"]
@@ -121,23 +125,26 @@ def test_a_build_in_a_bucket_has_the_bytes_of_one_on_a_disk(
         done = command(*words, out)
         assert done.returncode == 0, done.stderr
     assert objects("built/") == {
-        name: data for name, data in files(tmp_path / "disk").items() if "/." not in f"/{name}"
+        name: data for name, data in contents(tmp_path / "disk").items() if "/." not in f"/{name}"
     }
 
 
 def test_cached_shards_are_fetched_once_and_proven(
-    endpoint: str, packed: Path, tmp_path: Path
+    endpoint: str,
+    packed: Path,
+    tmp_path: Path,
+    contents: Contents,
 ) -> None:
     upload(packed, "packed/")
     root = cached("s3://shards/packed", tmp_path, progress=False)
-    assert files(root) == files(packed)
-    ensure_intact(root, ["train", "val", "test"], progress=False)
+    assert contents(root) == contents(packed)
+    ensure_intact(open_shards(root), ["train", "val", "test"], progress=False)
     assert len(open_shards(root).samples) == 120
     tar = next(root.glob("train/*.tar"))
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*.*")}
     tar.unlink()
     assert cached(Path("s3://shards/packed"), tmp_path, progress=False) == root
-    assert files(root) == files(packed)
+    assert contents(root) == contents(packed)
     changed = [p for p in stamps if p.stat().st_mtime_ns != stamps[p]]
     assert {path.name for path in changed} == {tar.name, "manifest.json"}
 
@@ -161,19 +168,41 @@ def test_a_damaged_or_missing_object_is_never_kept(
 
 
 def test_a_source_can_come_from_a_bucket(
-    endpoint: str, synthetic_source: Path, tmp_path: Path
+    endpoint: str,
+    synthetic_source: Path,
+    tmp_path: Path,
+    contents: Contents,
 ) -> None:
     upload(synthetic_source, "source/")
     folder = mirrored("s3://shards/source", tmp_path, progress=False)
-    assert files(folder) == files(synthetic_source)
+    assert contents(folder) == contents(synthetic_source)
     shutil.rmtree(folder / "HAM10000_images_part_1")
     mirrored("s3://shards/source", tmp_path, progress=False)
-    assert files(folder) == files(synthetic_source)
+    assert contents(folder) == contents(synthetic_source)
 
 
 def test_a_bucket_that_is_not_there_is_one_clear_message(endpoint: str) -> None:
     with pytest.raises(DataError, match=r"cannot write a .*s3://no-such-bucket/x"):
         ObjectStore("s3://no-such-bucket/x").publish("a", b"data")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(5, ""), "OSError"),
+        (PermissionError(13, "Access Denied"), "[Errno 13] Access Denied"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_an_error_without_text_is_named_by_its_type(error: OSError, reason: str) -> None:
+    assert reason_of(error) == reason
+
+
+def test_a_refusal_without_text_names_the_http_status() -> None:
+    refused = ClientError({"ResponseMetadata": {"HTTPStatusCode": 503}}, "GetObject")
+    error = OSError(5, "")
+    error.__cause__ = refused
+    assert reason_of(error) == "ClientError, HTTP status 503"
 
 
 @pytest.mark.slow
@@ -182,6 +211,7 @@ def test_training_and_judging_read_shards_from_a_bucket(
     packed: Path,
     tmp_path: Path,
     command: Callable[..., subprocess.CompletedProcess[str]],
+    contents: Contents,
 ) -> None:
     upload(packed, "trained/")
     where = ("--shards", "s3://shards/trained", "--cache", tmp_path / "cache", "--threads", "1")
@@ -194,4 +224,4 @@ def test_training_and_judging_read_shards_from_a_bucket(
     assert done.returncode == 0, done.stderr
     judged = (tmp_path / "report" / "predictions.csv").read_text().splitlines()
     assert len(judged) - 1 == len(open_shards(packed).split("test"))
-    assert files(next((tmp_path / "cache").iterdir())) == files(packed)
+    assert contents(next((tmp_path / "cache").iterdir())) == contents(packed)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.shards.packing import encode as encode_module
-from pipeline.shards.packing.encode import EncodeSettings, encode
+from pipeline.shards.packing.encode import encode
 from pipeline.shards.packing.jpeg import BadImageError
+from pipeline.shards.packing.shard_plan import EncodeSettings
 
 UNTOUCHED = EncodeSettings()
 
@@ -196,19 +196,26 @@ def test_small_images_are_never_enlarged():
     )
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_pixel_bomb_is_refused_before_decoding(kind, monkeypatch):
-    data = saved(Image.new("RGB", (300, 200)), kind)
-    monkeypatch.setattr(encode_module, "MAX_PIXELS", 59_999)
-    with pytest.raises(BadImageError, match="300 x 200 pixels; the limit is 59,999"):
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_png_of_more_pixels_than_the_limit_is_refused():
+    data = saved(Image.new("1", (10_001, 10_000)), "PNG")
+    with pytest.raises(BadImageError, match="10001 x 10000 pixels; the limit is 100,000,000"):
         encode(data, UNTOUCHED)
 
 
-def test_header_that_claims_a_giant_picture_is_refused():
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (65535, 65535, "65535 x 65535 pixels; the limit"),
+        (10_001, 10_000, "10001 x 10000 pixels; the limit"),
+        (10_000, 10_000, "damaged JPEG"),  # at the limit: decoded, and found to end early
+    ],
+)
+def test_jpeg_header_is_judged_before_the_picture_is_decoded(width, height, reason):
     place = WHOLE.index(b"\xff\xc0") + 5
-    data = WHOLE[:place] + b"\xff\xff\xff\xff" + WHOLE[place + 4 :]
-    with pytest.raises(BadImageError, match="65535 x 65535"):
-        encode(data, UNTOUCHED)
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    with pytest.raises(BadImageError, match=reason):
+        encode(WHOLE[:place] + size + WHOLE[place + 4 :], UNTOUCHED)
 
 
 @pytest.mark.realdata

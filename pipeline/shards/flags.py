@@ -1,0 +1,105 @@
+"""The flags of ``python -m pipeline.shards build|verify|stats``; without pandas and torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from pipeline.errors import DataError
+from pipeline.shards.packing.shard_plan import EncodeSettings, OnBadImage
+
+TEST_FRACTION = 0.15
+"""Share of the test split where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class SplitPolicy:
+    """Which images go into which split."""
+
+    split_by: Literal["lesion", "image"] = "lesion"
+    """What is never divided. image is the common 80/20 split: lesions with several images leak
+    between its splits, and --test-fraction is 0 unless given."""
+    val_fraction: float = 0.2
+    """Share of all images; not used with --folds."""
+    test_fraction: float | None = None
+    """Share of all images. Default: 0.15; 0 with --split-by image or an official test set."""
+    folds: int = 0
+    """Cross-validation folds in place of train and val; train.py and eval.py take --fold k.
+    0: none."""
+    seed: int = 0
+    """Seed of the splits and of the order in the shards."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing to train on."""
+        val, test = self.val_fraction, self.test_fraction or 0.0
+        for flag, share in (("val", val), ("test", test)):
+            if not 0 <= share < 1:
+                raise DataError(f"--{flag}-fraction is {share}; expected 0 or more, and below 1")
+        if val + test >= 1:
+            raise DataError(
+                f"--val-fraction {val} and --test-fraction {test} leave nothing to train on; "
+                f"their sum must be below 1"
+            )
+        if self.folds < 0 or self.folds == 1:
+            raise DataError(f"--folds is {self.folds}; expected 0 (none) or at least 2")
+
+    def test_share(self) -> float:
+        """Return the share of all images that becomes the test split."""
+        if self.test_fraction is None:
+            return 0.0 if self.split_by == "image" else TEST_FRACTION
+        return self.test_fraction
+
+    def fractions(self) -> dict[str, float]:
+        """Return the share of each part: the splits, or the folds as ``"0"``, ``"1"`` and test."""
+        test = self.test_share()
+        if self.folds:
+            share = (1 - test) / self.folds
+            return {str(fold): share for fold in range(self.folds)} | {"test": test}
+        return {"train": 1 - self.val_fraction - test, "val": self.val_fraction, "test": test}
+
+
+@dataclass(frozen=True)
+class BuildFlags:
+    """Pack a dataset into shards."""
+
+    source: Path
+    """Folder (or s3://bucket/prefix, fetched once) with the images and their metadata."""
+    out: Path = Path("shards/ham10000")
+    """Folder or s3://bucket/prefix to write; an interrupted build continues where it stopped."""
+    name: str | None = None
+    """First part of the file names. Default: the kind of source, as ham10000."""
+    samples_per_shard: int = 250
+    """Most samples of one shard."""
+    on_bad_image: OnBadImage = "error"
+    """skip leaves damaged images out and lists them in OUT/rejected.csv."""
+    duplicates: Path | None = None
+    """Table of further pairs of images of one lesion (image_id_a, image_id_b, score)."""
+    workers: int = 0
+    """Processes; 0: one per core. The result does not depend on it."""
+    engine: Literal["local", "ray"] = "local"
+    """ray packs on a cluster; the bytes are the same."""
+    address: str | None = None
+    """Address of the Ray cluster, as auto; without it one is started on this machine."""
+    splits: SplitPolicy = field(default_factory=SplitPolicy)
+    images: EncodeSettings = field(default_factory=EncodeSettings)
+
+
+@dataclass(frozen=True)
+class VerifyFlags:
+    """Prove that shards are undamaged and that no lesion is in two splits."""
+
+    root: Annotated[Path, tyro.conf.Positional] = Path("shards/ham10000")
+    """Folder that holds manifest.json."""
+    quick: bool = False
+    """Check sizes, tables, indexes and leaks only; do not read every byte of every shard."""
+
+
+@dataclass(frozen=True)
+class StatsFlags:
+    """Describe shards, split by split."""
+
+    root: Annotated[Path, tyro.conf.Positional] = Path("shards/ham10000")
+    """Folder that holds manifest.json."""
+    out: Path | None = None
+    """Picture to write. Default: ROOT/stats.png."""

@@ -1,0 +1,89 @@
+"""Our shards as a webdataset pipeline, for training loops of your own.
+
+    from pipeline import as_webdataset
+    train = as_webdataset("shards/ham10000", "train", shuffle=1000)
+    for images, labels in train.map_dict(image=augment).to_tuple("image", "label").batched(32): ...
+
+Shards are assigned to ranks (RANK and WORLD_SIZE, or torch.distributed) and within a rank to the
+workers of a DataLoader, so an epoch holds every sample once over all ranks and workers. Ranks may
+get different numbers of samples; where they must agree, as in DistributedDataParallel, use
+webdataset's ``with_epoch``.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import simplejpeg
+
+from pipeline.errors import DataError
+from pipeline.shards.dataset import open_shards
+
+if TYPE_CHECKING:
+    from webdataset.compat import WebDataset
+
+
+def as_webdataset(
+    root: str | Path,
+    split: str,
+    *,
+    fold: int | None = None,
+    shuffle: int = 0,
+    seed: int = 0,
+    decode: bool = True,
+) -> "WebDataset":
+    """Return the samples of a split as a ``webdataset.WebDataset``.
+
+    A sample is a dict: ``image`` ([H, W, 3] uint8 RGB, or the bytes of the JPEG), ``label`` (index
+    of the diagnosis in ``taxonomy.DX``; int64 when batched), ``image_id`` and ``metadata``
+    (lesion_id, dx, dx_type, age or None, sex, localization).
+
+    Args:
+        root: folder of finished shards.
+        split: train, val or test.
+        fold: with shards built for cross-validation, the one that is val.
+        shuffle: samples in the shuffle buffer; the shards are shuffled too. 0: packing order.
+        seed: of the shuffle; each pass over the same object has another order (in a DataLoader
+            with ``persistent_workers=True``).
+        decode: False leaves ``image`` as the bytes of the JPEG.
+
+    Raises:
+        DataError: the shards cannot be used, or, when reached, a JPEG cannot be decoded.
+    """
+    from webdataset import filters  # it imports torch, which takes seconds
+    from webdataset.compat import WebDataset
+    from webdataset.shardlists import split_by_node
+
+    tars = [str(path) for path in open_shards(Path(root)).split(split, fold).tars]
+    samples = WebDataset(
+        tars,
+        nodesplitter=split_by_node,
+        shardshuffle=len(tars) if shuffle else False,
+        detshuffle=True,
+        seed=seed,
+        empty_check=False,  # there may be fewer shards than workers
+    )
+    if shuffle:
+        samples.append(filters.detshuffle(shuffle, seed=seed))
+    samples.append(filters.map(functools.partial(_sample, decode=decode)))
+    return samples
+
+
+def _sample(members: dict[str, Any], *, decode: bool) -> dict[str, Any]:
+    """Return a sample from the members of a tar."""
+    image = members["jpg"]
+    if decode:
+        try:
+            image = simplejpeg.decode_jpeg(image, "RGB")
+        except ValueError as error:
+            raise DataError(
+                f"cannot decode {members['__key__']} in {members['__url__']}: {error}; run "
+                f"`python -m pipeline.shards verify` on the folder"
+            ) from error
+    return {
+        "image": image,
+        "label": int(members["cls"]),
+        "image_id": members["__key__"],
+        "metadata": json.loads(members["json"]),
+    }

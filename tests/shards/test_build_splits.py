@@ -1,0 +1,80 @@
+"""What ``build`` does with lesions: duplicates, --split-by image, official test set, own images."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.ham10000.taxonomy import DX
+from pipeline.shards.dataset import open_shards
+from pipeline.shards.verify import verify
+
+
+def test_duplicates_share_a_split_and_the_largest_group_is_reported(
+    shared_source, shared_shards, build, tmp_path, capsys
+):
+    table = open_shards(shared_shards).samples
+    ends = table.groupby("split")["image_id"].first()
+    middle = [ends["train"], ends["test"], ends["val"]]
+    pairs = tmp_path / "duplicates.csv"
+    lines = [f"{a},{b},0.9" for a, b in itertools.pairwise(middle)]
+    pairs.write_text("\n".join(["image_id_a,image_id_b,score", *lines, ""]))
+    out = build(shared_source, "joined", duplicates=pairs)
+    assert "adds 2 pairs; the largest group has" in capsys.readouterr().err
+    joined = open_shards(out).samples.set_index("image_id")
+    assert joined.loc[middle, "split"].nunique() == joined.loc[middle, "group"].nunique() == 1
+    assert not verify(out, progress=False).problems
+
+
+def test_split_by_image_reports_how_many_lesions_leak(shared_source, build, capsys):
+    table = open_shards(build(shared_source, split_by="image")).samples
+    crossing = int((table.groupby("group")["split"].nunique() > 1).sum())
+    assert f"LEAKS: {crossing} lesions" in capsys.readouterr().err and crossing > 0
+    assert set(table["split"]) == {"train", "val"}
+
+
+def test_official_test_set_is_the_test_split(shared_source, build, tmp_path):
+    source = tmp_path / "both"
+    source.mkdir()
+    for name in ("HAM10000_metadata.csv", "HAM10000_images_part_1"):
+        (source / name).symlink_to(shared_source / name)
+    (source / "ISIC2018_Task3_Test_Images").mkdir()
+    names = [f"ISIC_00345{n:02d}" for n in range(14)]
+    jpeg = next(shared_source.glob("*/*.jpg")).read_bytes()
+    for name in names:
+        (source / "ISIC2018_Task3_Test_Images" / f"{name}.jpg").write_bytes(jpeg)
+    rows = np.eye(7, dtype=int)[np.arange(14) % 7]
+    truth = pd.DataFrame(rows, columns=["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"])
+    truth.insert(0, "image", names)
+    truth.to_csv(source / "ISIC2018_Task3_Test_GroundTruth.csv", index=False)
+    shards = open_shards(build(source))
+    assert sorted(shards.split("test").samples["image_id"]) == names
+    assert len(shards.split("train")) + len(shards.split("val")) == 60
+    assert abs(len(shards.split("val")) - 12) <= 1
+    with pytest.raises(DataError, match="official test set"):
+        build(source, "other", test_fraction=0.2)
+    (source / "HAM10000_metadata.csv").unlink()
+    (source / "HAM10000_images_part_1").unlink()
+    alone = open_shards(build(source, "alone"))
+    assert alone.manifest.counts["test"] == 14 and alone.manifest.name == "isic2018"
+    assert set(alone.samples["dx"]) == set(DX)
+    assert not verify(alone.root, progress=False).problems
+
+
+def test_own_images_are_packed_with_patients_whole(build, tmp_path, shared_source):
+    source = tmp_path / "own"
+    source.mkdir()
+    images = sorted(shared_source.glob("*/*.jpg"))
+    lines = ["image_id,label,patient_id"]
+    for number, path in enumerate(images):
+        (source / f"img-{number}.jpg").write_bytes(path.read_bytes())
+        lines.append(f"img-{number}.jpg,{number % 2},p{number // 4}")
+    (source / "mine.csv").write_text("\n".join(lines) + "\n")
+    shards = open_shards(build(source))
+    assert shards.manifest.labels == "binary" and shards.manifest.name == "images"
+    number = shards.samples["image_id"].str.removeprefix("img-").astype(int)
+    assert (shards.samples["label"] == number % 2).all()
+    assert shards.samples.groupby(number // 4)["split"].nunique().max() == 1
+    assert not verify(shards.root, progress=False).problems
