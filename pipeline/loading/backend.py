@@ -44,10 +44,10 @@ class BackendLoader:
     """Where the batches go."""
 
     threads: int
-    """Threads that decode, per process; fewer than 1 counts as 1."""
+    """Threads that decode, per process; at least 1 is used."""
 
     pool: ThreadPoolExecutor = field(init=False)
-    """Threads of ours that work ahead of the consumer; started by the backend."""
+    """Python threads that work ahead of the consumer; started by the backend."""
 
     def __post_init__(self) -> None:
         """Use one thread at least."""

@@ -9,7 +9,6 @@ Learning and training know ``batch.Loader`` only; train.py and eval.py call ``ma
 """
 
 import importlib.util
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,13 +21,11 @@ from pipeline.loading.mix import Mix, MixingLoader
 from pipeline.loading.order import Balance, BalanceBy, EpochPlan, Phase
 from pipeline.loading.presets import TRAIN_PRESETS, Augment, TrainPreset
 from pipeline.loading.samples import Samples
-
-if TYPE_CHECKING:
-    from pipeline.shards.dataset import Split
+from pipeline.shards.dataset import Split
 
 
 def make_loader(
-    split: "Split",
+    split: Split,
     *,
     phase: Phase,
     image_size: int,

@@ -13,16 +13,13 @@ import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
 
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX
-
-if TYPE_CHECKING:
-    from pipeline.shards.dataset import Split
+from pipeline.shards.dataset import Split
 
 OPEN_SHARDS = 64
 """Shards that are kept open at most; others are opened again when needed."""
@@ -34,7 +31,7 @@ END_OF_IMAGE = b"\xff\xd9"
 class Samples:
     """Read access to the samples of one split; safe to use from several threads."""
 
-    def __init__(self, split: "Split") -> None:
+    def __init__(self, split: Split) -> None:
         """Read the indexes of the split's shards; tars are opened when they are read."""
         where = split.locations()
         tars = split.tars
