@@ -6,7 +6,7 @@ A map has the coarse grid of the last feature map. It does not show that the mod
 meaningful features, and it does not outline the lesion.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -67,12 +67,8 @@ def decision_heat(
         layer = model.get_submodule("encoder.layers")[-1].ln_1  # type: ignore[index]
         reshape = tokens_to_map
     layer = layer or last_feature_map(model, images[:1])
-
-    def evidence_for(decision: int) -> Callable[[Tensor], Tensor]:
-        sign = 1 if decision else -1
-        return lambda logits: sign * malignant_log_odds(logits, task)
-
-    targets, parts = [evidence_for(decision) for decision in called], []
+    signs, parts = [1 if decision else -1 for decision in called], []
+    targets = [lambda logits, sign=sign: sign * malignant_log_odds(logits, task) for sign in signs]
     with GradCAM(model, [layer], reshape_transform=reshape) as cam:
         for start in range(0, len(images), CHUNK):
             part = slice(start, start + CHUNK)

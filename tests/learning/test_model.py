@@ -65,6 +65,14 @@ def test_weights_come_from_a_path_and_a_head_of_another_width_stays_new(tmp_path
     assert model.state_dict()["fc.weight"].shape == (2, 512)
 
 
+def test_weights_of_old_files_without_batch_counters_fit(tmp_path):
+    source = torchvision.models.resnet18(num_classes=2).state_dict()
+    kept = {k: v for k, v in source.items() if not k.endswith("num_batches_tracked")}
+    save_file(kept, tmp_path / "w.safetensors")
+    model = build_model("resnet18", 2, weights=str(tmp_path / "w.safetensors"))
+    torch.testing.assert_close(model.state_dict()["fc.weight"], source["fc.weight"])
+
+
 def test_weights_that_do_not_fit_are_reported_readably(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(torchvision.models.resnet34().state_dict(), path)
