@@ -129,6 +129,7 @@ def guard(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        sys.stdout.flush()  # a broken pipe shows up here, not when the interpreter ends
     except DataError as error:
         fail(error)
     except KeyboardInterrupt:

@@ -1,32 +1,32 @@
 """The one way to publish a file or a folder: write beside it, flush to the disk, rename.
 
-    write_file(Path("RUN/config.json"), text)          # a small file
-    with staged(Path("RUN/curves.png")) as beside:     # whatever wants a path to write to
-        figure.savefig(beside)
+    write_file(Path("RUN/config.json"), text)
+    with staged(Path("RUN/curves.png")) as hidden:     # for libraries that write to a path
+        figure.savefig(hidden)
     publish_folder(Path("RUN/checkpoints/step-00000012"), {"state.pt": data})
 
-A reader sees the old content or the new one, never a part. What a killed process leaves has a
-hidden name that ends in ``.partial`` or ``.old``; ``tidy`` removes the first and brings back the
-second where its successor did not arrive. The last part of a name carries the process id, so that
-two processes that publish the same file do not write into each other's copy.
+A reader sees the old content or the new one, never a part. A killed process leaves hidden names
+that end in ``.partial`` or ``.old``: ``tidy`` removes the first and restores the second if its
+successor is missing. Hidden names hold the process id, so that two processes can publish the same
+file at once; the last rename wins.
 
-Tests that must stop a process at a certain moment append to ``watchers`` (see ``reach``).
+A test that stops a process at a certain moment appends to ``watchers`` (see ``reach``).
 """
 
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import DataError
 
 PARTIAL, OLD = ".partial", ".old"
-"""Endings of hidden names: what is being written, and what is being replaced."""
+"""Endings of hidden names: content being written, content being replaced."""
 
 watchers: list[Callable[[str, str], None]] = []
-"""Called with the name of each moment and what it is about; empty but in tests."""
+"""Called with each moment and what it is about; empty except in tests."""
 
 
 def reach(moment: str, what: object) -> None:
@@ -41,12 +41,12 @@ def reach(moment: str, what: object) -> None:
 
 
 def is_unfinished(name: str) -> bool:
-    """Say whether a file's name is that of something half-written (of earlier versions too)."""
+    """Say whether a name is that of an unfinished file or folder (of earlier versions too)."""
     return name.startswith(".") and PARTIAL in name
 
 
 def beside(path: Path, ending: str = PARTIAL) -> Path:
-    """Return the hidden name under which ``path`` is prepared by this process."""
+    """Return the hidden path at which this process prepares ``path``."""
     mark = f".{os.getpid()}" if ending == PARTIAL else ""
     return path.with_name(f".{path.name}{mark}{ending}")
 
@@ -71,10 +71,10 @@ def writing(path: Path, advice: str = "check free space and permissions") -> Ite
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give a hidden path to write a file to; it becomes ``path`` when the block ends well.
+    """Yield a hidden path to write a file to; it is renamed to ``path`` if the block succeeds.
 
     Raises:
-        OSError: the file cannot be written; nothing is left beside.
+        OSError: the file cannot be written; the hidden file is removed.
     """
     hidden = beside(path)
     try:
@@ -92,7 +92,7 @@ def write_file(path: Path, *pieces: bytes | str) -> None:
     """Write a file of these pieces; text is encoded as UTF-8.
 
     Raises:
-        OSError: the file cannot be written; what stood under the name stays.
+        OSError: the file cannot be written; the old content stays.
     """
     with staged(path) as hidden, hidden.open("wb") as file:
         file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in pieces)
@@ -100,42 +100,42 @@ def write_file(path: Path, *pieces: bytes | str) -> None:
 
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
-    """Give a hidden folder to fill; it takes the place of ``final`` when the block ends well.
+    """Yield a hidden folder to fill; it replaces ``final`` if the block succeeds.
 
-    A folder under the final name is moved aside first; a kill between the two renames leaves it
-    there, for ``tidy``.
+    An existing ``final`` is renamed aside first. A process killed between the two renames leaves it
+    there, for ``tidy`` to restore.
 
     Raises:
-        OSError: something cannot be written; nothing is left beside.
+        OSError: something cannot be written; the hidden folder is removed, the old one stays.
     """
     hidden, old = beside(final), beside(final, OLD)
-    shutil.rmtree(hidden, ignore_errors=True)
+    forget(hidden)
     try:
         hidden.mkdir(parents=True)
         yield hidden
-        reach("sync", final)
-        sync(hidden)
+        for path in (*hidden.rglob("*"), hidden):
+            reach("sync", final / path.relative_to(hidden))
+            sync(path)
         if final.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            forget(old)
             final.rename(old)
             reach("replace", final)
         reach("rename", final)
         hidden.rename(final)
     except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
+        if old.exists() and not final.exists():
+            old.rename(final)
+        forget(hidden)
         raise
     sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    forget(old)
 
 
 def publish_folder(final: Path, files: Mapping[str, bytes]) -> None:
-    """Publish a folder of these files, each flushed to the disk before the folder has its name."""
+    """Publish a folder of these files, by name."""
     with staged_folder(final) as hidden:
         for name, content in files.items():
-            path = hidden / name
-            path.write_bytes(content)
-            reach("sync", final / name)
-            sync(path)
+            (hidden / name).write_bytes(content)
 
 
 def point(link: Path, target: Path) -> None:
@@ -149,26 +149,28 @@ def point(link: Path, target: Path) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Put right what a killed process left in ``folder`` (not below it)."""
-    for old in list(folder.glob(f".*{OLD}")):
-        final = old.with_name(old.name.removeprefix(".").removesuffix(OLD))
-        if final.exists():
-            forget(old)
-        else:
-            old.rename(final)
-    for path in list(folder.glob(f".*{PARTIAL}*")):
-        forget(path)
+    """Remove or restore what a killed process left directly in ``folder``, if there is one.
+
+    Only while no other process writes there: its unfinished files would be removed too.
+    """
+    for path in list(folder.glob(".*")):
+        if is_unfinished(path.name):
+            forget(path)
+        elif path.name.endswith(OLD):
+            final = path.with_name(path.name.removeprefix(".").removesuffix(OLD))
+            if final.exists():
+                forget(path)
+            else:
+                path.rename(final)
 
 
 def forget(path: Path) -> None:
-    """Remove a file or a folder; an error does not hide the one that is being reported."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
+    """Remove a file or a folder; errors are ignored, so as not to hide the one being reported."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
             path.unlink(missing_ok=True)
-    except OSError:
-        return
 
 
 def sha256_of(path: Path) -> str:
