@@ -5,33 +5,49 @@ predictions.csv, *.png, report.html
 
 python eval.py --checkpoint runs/r34/best --shards shards/ham10000 --split test --out reports/r34
 accelerate launch eval.py --checkpoint runs/r34/best             # all GPUs, the same figures
-python eval.py compare reports/a reports/b --out reports/a-b     # are they different?
+python eval.py compare reports/a reports/b --out reports/a-b     # do they differ?
 python eval.py predict --checkpoint runs/r34/best --out OUT IMAGE_OR_FOLDER...
 python eval.py export --checkpoint runs/r34/best --onnx model.onnx
 """
 
+from pipeline.cli import Command, choose, guard
+
+OPTIONS = "pipeline.evaluation.flags"
+COMMANDS = {
+    "judge": Command("judge a checkpoint on a split and write a report", f"{OPTIONS}:JudgeFlags"),
+    "compare": Command("put reports of the same images side by side", f"{OPTIONS}:CompareFlags"),
+    "predict": Command("predict images given as files: a CSV, a sheet", f"{OPTIONS}:PredictFlags"),
+    "export": Command("write ONNX and check it on real images", f"{OPTIONS}:ExportFlags"),
+}
+
+if __name__ == "__main__":  # flags first: --help and a typo answer before torch is imported
+    WORD, FLAGS = choose(COMMANDS, default="judge")
+    if WORD == "compare":
+        from pipeline.evaluation.report.comparison import run
+
+        guard(lambda: run(FLAGS))
+        raise SystemExit(0)
+
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from importlib.metadata import version
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from pipeline.cli import guard, parse
-from pipeline.evaluation import flags as options
-from pipeline.evaluation import image_files as loose
-from pipeline.evaluation import predictions
+from pipeline.evaluation.flags import ExportFlags, JudgeFlags, PredictFlags
+from pipeline.evaluation.image_files import find_images, read_image, write_predictions
 from pipeline.evaluation.leak import overlap, refuse
 from pipeline.evaluation.metrics.summary import summarise
-from pipeline.evaluation.report import judgement as report
-from pipeline.evaluation.report.comparison import write_comparison
-from pipeline.evaluation.report.data_card import Subject
-from pipeline.evaluation.report.pictures import image_quality, square
+from pipeline.evaluation.predictions import assemble, scored
+from pipeline.evaluation.report.cases import SIDE, Pair
+from pipeline.evaluation.report.cases import choose as choose_cases
+from pipeline.evaluation.report.data_card import DataCard
+from pipeline.evaluation.report.judgement import write_report
+from pipeline.evaluation.report.pictures import centre_square, image_quality
 from pipeline.learning.export import export_onnx
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.inference import predict_logits
@@ -41,100 +57,105 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
-from pipeline.machine import cores, git_revision
-from pipeline.shards.dataset import ShardSet, open_shards
+from pipeline.machine import cores
+from pipeline.shards.dataset import open_shards
 from pipeline.shards.intact import ensure_intact
 from pipeline.shards.storage.object_store import cached
 from pipeline.training.processes import make_accelerator, set_threads
 
 
-def judge(flags: options.JudgeOptions) -> None:
+def judge(flags: JudgeFlags) -> None:
     """Predict a split on every rank, then write the report on the first."""
-    accelerator = make_accelerator(flags.mixed_precision)
-    threads = set_threads(flags.threads, accelerator)
+    data, method, speed = flags.data, flags.method, flags.speed
+    accelerator = make_accelerator(speed.mixed_precision)
+    device, on_main = accelerator.device, accelerator.is_main_process
+    threads = set_threads(speed.threads, accelerator)
 
-    # -- what is judged, and on what: nothing that the checkpoint has seen
-    model, card, seen = load_stored(flags.checkpoint)
-    with accelerator.local_main_process_first():  # it reads every byte, the others remember
-        shards = open_shards(cached(flags.shards, flags.cache))
-        ensure_intact(shards, [flags.split], progress=accelerator.is_main_process)
-    split = shards.split(flags.split, flags.fold)
-    if not flags.allow_leak:
-        refuse(split.samples, seen, f"split {flags.split} of {flags.shards}")
+    # -- model and shards; a split that the checkpoint was trained on is refused
+    model, card, training = load_stored(data.checkpoint)
+    with accelerator.local_main_process_first():  # one process a machine fetches and verifies
+        shards = open_shards(cached(data.shards, data.cache))
+        ensure_intact(shards, [data.split], progress=on_main)
+    split = shards.split(data.split, data.fold)
+    if not data.allow_leak:
+        refuse(split.samples, training, f"split {data.split} of {data.shards}")
 
     # -- every image once; which images share a batch does not depend on the number of ranks
-    tta = card.tta if flags.tta == "stored" else flags.tta
-    card = card if flags.threshold is not None else card.at(tta)
-    model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tta = card.tta if method.tta == "stored" else method.tta
+    card = card if method.threshold is not None else card.at(tta)
+    threshold = card.threshold if method.threshold is None else method.threshold
     loader = make_loader(
-        split, phase="eval", backend=flags.backend, image_size=card.image_size,
-        batch_size=flags.batch_size, rank=accelerator.process_index,
-        world_size=accelerator.num_processes, device=accelerator.device, threads=threads,
-    )  # fmt: skip
+        split,
+        phase="eval",
+        backend=speed.backend,
+        image_size=card.image_size,
+        batch_size=speed.batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        device=device,
+        threads=threads,
+    )
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batches, total = loader.epoch(0), loader.batches_per_epoch
     found = predict_logits(
-        model, loader.epoch(0), accelerator=accelerator, tta=tta, progress="predicting",
-        total=loader.batches_per_epoch,
-    )  # fmt: skip
+        model, batches, accelerator=accelerator, tta=tta, progress="predicting", total=total
+    )
     loader.close()
-    if not accelerator.is_main_process:
+    if not on_main:
         return
 
-    # -- the table (refused unless each image of the manifest is in it exactly once), the figures
-    threshold = card.threshold if flags.threshold is None else flags.threshold
-    probabilities = scores(found.logits, card)
-    frame = predictions.assemble(split.samples, found.image_ids, threshold, **probabilities)
+    # -- the table (refused unless every image is in it exactly once) and its metrics
     samples = Samples(split)
+    frame = assemble(split.samples, found.image_ids, scores(found.logits, card, threshold))
     quality = image_quality(samples.read, range(len(frame)), workers=cores())
     frame[["sharpness", "brightness"]] = quality
     metrics = summarise(
-        frame, threshold=threshold, temperature=card.temperature, bias=card.bias,
-        resamples=flags.resamples, seed=flags.seed,
-    )  # fmt: skip
+        frame,
+        threshold=threshold,
+        temperature=card.temperature,
+        bias=card.bias,
+        resamples=method.resamples,
+        seed=method.seed,
+    )
+    ranks = accelerator.num_processes
+    launcher = f"accelerate launch --multi_gpu --num_processes {ranks}" if ranks > 1 else "python"
+    facts = DataCard(
+        flags,
+        model=asdict(card),
+        manifest=asdict(shards.manifest),
+        manifest_sha256=shards.manifest_sha256,
+        leak=overlap(split.samples, training),
+        num_training=len(training),
+        tta=tta,
+        backend=f"{speed.backend} backend on {device.type}",
+        command=f"{launcher} {shlex.join(sys.argv)}",
+    )
+    metrics["provenance"] = facts.provenance()
 
-    # -- the report, with pictures of the cases that a person gets to see
-    shared = overlap(split.samples, seen)
-    about = subject(flags, card, shards, accelerator, leak=shared, seen=len(seen), tta=tta)
-    metrics["provenance"] = about.provenance()
-    chosen = report.rows_to_show(frame, threshold=threshold, each=flags.cases, seed=flags.seed)
-    rows = sorted({int(row) for group in chosen.values() for row in group})
-    jpegs, called = [samples.read(row) for row in rows], frame["predicted"].to_numpy()[rows]
-    shown = explain(model, card, jpegs, called.tolist(), accelerator.device)
-    pictures = dict(zip(rows, shown, strict=True))
-    report.write_report(flags.out, frame, metrics, about, pictures, chosen)
-    if flags.tracker == "wandb":
+    # -- the report, with pictures of chosen cases
+    chosen = choose_cases(frame, threshold=threshold, each=method.cases, seed=method.seed)
+    rows = np.unique(np.concatenate(list(chosen.values()))).tolist()
+    images = [decode_rgb(samples.read(row)) for row in rows]
+    decided = frame["predicted"].to_numpy()[rows].tolist()
+    pictures = explain(model, card, images, decided, device)
+    write_report(data.out, frame, metrics, facts, dict(zip(rows, pictures, strict=True)), chosen)
+    if flags.tracking.tracker == "wandb":
         from pipeline.tracking.report import track_report  # W&B takes a second to import
 
-        track_report(
-            flags.out, metrics, checkpoint=flags.checkpoint, mode=flags.wandb, group=flags.group
-        )
-    tell(metrics, flags)
+        track_report(data.out, metrics, checkpoint=data.checkpoint, group=flags.tracking.group)
+    print_headlines(metrics)
+    print(f"{metrics['n']:,} images; report: {data.out / 'report.html'}")
 
 
-def scores(logits: np.ndarray, card: ModelCard) -> dict[str, np.ndarray]:
-    """Turn logits [N, K] into the probabilities of a predictions table, float64."""
-    values = {
-        "prob_malignant": malignant_probability(logits, card.task, card.temperature, card.bias),
-        "prob_uncalibrated": malignant_probability(logits, card.task),
-    }
-    if card.task == "dx":
-        values["dx_probabilities"] = class_probabilities(
-            logits, card.task, card.temperature, card.bias
-        )
-    return values
-
-
-def explain(
-    model: nn.Module, card: ModelCard, jpegs: list[bytes], called: list[int], device: torch.device
-) -> list[report.Shown]:
-    """Return the picture of each JPEG and the same with its Grad-CAM."""
-    side = report.SHOWN_SIDE
-    pictures = [square(jpeg, side) for jpeg in jpegs]
-    if not jpegs:
-        return []
-    images = preprocess((decode_rgb(jpeg) for jpeg in jpegs), card).to(device)
-    maps = decision_heat(model, images, called, card.task)
-    pairs = zip(pictures, maps, strict=True)
-    return [report.Shown(picture, overlay(picture, heat)) for picture, heat in pairs]
+def scores(logits: np.ndarray, card: ModelCard, threshold: float) -> pd.DataFrame:
+    """Turn logits [N, K] into calibrated probabilities and decisions."""
+    fitted = (card.task, card.temperature, card.bias)
+    return scored(
+        threshold,
+        prob_malignant=malignant_probability(logits, *fitted),
+        prob_uncalibrated=malignant_probability(logits, card.task),
+        dx_probabilities=class_probabilities(logits, *fitted) if card.task == "dx" else None,
+    )
 
 
 def preprocess(images: Iterable[np.ndarray], card: ModelCard) -> torch.Tensor:
@@ -146,46 +167,33 @@ def preprocess(images: Iterable[np.ndarray], card: ModelCard) -> torch.Tensor:
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
 
 
-def subject(
-    flags: options.JudgeOptions, card: ModelCard, shards: ShardSet, accelerator: Accelerator,
-    **rest: Any,
-) -> Subject:  # fmt: skip
-    """Say what was judged and how, for the report and metrics.json."""
-    ranks, manifest = accelerator.num_processes, shards.manifest
-    launcher = f"accelerate launch --multi_gpu --num_processes {ranks}" if ranks > 1 else "python"
-    told = ("source", "split", "encode", "labels", "counts")
-    return Subject(
-        checkpoint=str(flags.checkpoint),
-        card=asdict(card),
-        shards=str(flags.shards),
-        split=flags.split if flags.fold is None else f"{flags.split} (fold {flags.fold})",
-        manifest={name: getattr(manifest, name) for name in told},
-        manifest_sha256=shards.manifest_sha256,
-        threshold_given=flags.threshold is not None,
-        precision="float32" if flags.mixed_precision == "no" else flags.mixed_precision,
-        backend=f"{flags.backend} backend on {accelerator.device.type}",
-        command=f"{launcher} {shlex.join(sys.argv)}",
-        revision=git_revision(),
-        versions={name: version(name) for name in ("torch", "torchvision", "numpy")},
-        **rest,
-    )
+def explain(
+    model: nn.Module,
+    card: ModelCard,
+    images: list[np.ndarray],
+    decided: list[int],
+    device: torch.device,
+) -> list[Pair]:
+    """Return each image as the model sees it, and the same with the Grad-CAM of its decision."""
+    maps = decision_heat(model, preprocess(images, card).to(device), decided, card.task)
+    pictures = [centre_square(image, SIDE) for image in images]
+    return [(picture, overlay(picture, heat)) for picture, heat in zip(pictures, maps, strict=True)]
 
 
-def tell(metrics: dict, flags: options.JudgeOptions) -> None:
-    """Print the headlines and where the report lies."""
+def print_headlines(metrics: dict) -> None:
+    """Print the main metrics with their intervals."""
     if metrics["provenance"]["leak"]["found"]:
-        print("LEAK: the checkpoint has seen samples of this split; the figures flatter it")
+        print("LEAK: the checkpoint was trained on samples of this split; the figures are too good")
     for name in ("roc_auc", "pr_auc", "sensitivity", "specificity", "accuracy"):
         low, high = metrics["ci95"][name] or (float("nan"), float("nan"))
         print(f"{name:12s} {metrics[name]:.4f}  (95 %: {low:.4f} to {high:.4f})")
     print(f"{'':12s} {metrics['majority_accuracy']:.4f}  accuracy of always the commoner class")
-    print(f"{metrics['n']:,} images; report: {flags.out / 'report.html'}")
 
 
-def predict(flags: options.PredictOptions) -> None:
-    """Predict loose images through the eval preprocessing."""
+def predict(flags: PredictFlags) -> None:
+    """Predict images given as files, preprocessed as the eval loader does."""
     accelerator = make_accelerator("no")
-    paths = loose.find_images(flags.images)
+    paths = find_images(flags.images)
     model, card, _ = load_stored(flags.checkpoint)
     model.to(accelerator.device)
     pictures: list[np.ndarray] = []
@@ -193,66 +201,41 @@ def predict(flags: options.PredictOptions) -> None:
     def batches() -> Iterator[Batch]:
         for start in range(0, len(paths), flags.batch_size):
             chunk = paths[start : start + flags.batch_size]
-            images = [loose.read_image(path) for path in chunk]
-            pictures.extend(loose.thumbnail(image) for image in images)
-            labels = torch.zeros(len(chunk), dtype=torch.int64)  # not known, not used
+            images = [read_image(path) for path in chunk]
+            pictures.extend(centre_square(image, SIDE) for image in images)
+            labels = torch.zeros(len(chunk), dtype=torch.int64)  # unknown and unused
             tensor = preprocess(images, card).to(accelerator.device)
             yield Batch(tensor, labels, tuple(map(str, chunk)))
 
+    total = -(-len(paths) // flags.batch_size)
     found = predict_logits(
-        model, batches(), accelerator=accelerator, tta=card.tta, progress="predicting",
-        total=-(-len(paths) // flags.batch_size),
-    )  # fmt: skip
+        model, batches(), accelerator=accelerator, tta=card.tta, progress="predicting", total=total
+    )
     threshold = card.threshold if flags.threshold is None else flags.threshold
-    frame = loose.table(paths, threshold, **scores(found.logits, card))
-    loose.write_loose(flags.out, frame, pictures, threshold, most=flags.sheet)
-    called = int(frame["predicted"].to_numpy().sum())
-    print(f"{len(frame):,} images, {called:,} called malignant at {threshold:.3f}: {flags.out}")
+    table = scores(found.logits, card, threshold)
+    write_predictions(flags.out, paths, table, pictures, threshold=threshold, most=flags.sheet)
+    malignant = int(table["predicted"].to_numpy().sum())
+    print(f"{len(table):,} images, {malignant:,} malignant at {threshold:.3f}: {flags.out}")
     print("Not a medical device; no diagnosis may rest on it.")
 
 
-def export(flags: options.ExportOptions) -> None:
+def export(flags: ExportFlags) -> None:
     """Write ONNX and compare it with PyTorch on real images."""
     model, card, _ = load_stored(flags.checkpoint)
     samples = Samples(open_shards(flags.shards).split(flags.split))
     rows = np.linspace(0, len(samples) - 1, min(flags.images, len(samples))).astype(int)
     images = preprocess((decode_rgb(samples.read(int(row))) for row in rows), card)
     worst = export_onnx(flags.onnx, model, card, images)
-    size = flags.onnx.stat().st_size / 1e6
-    print(f"{flags.onnx}: {size:.1f} MB; on {len(images)} images of {flags.shards} onnxruntime "
-          f"differs from PyTorch by at most {worst['logits']:.1e} in the logits and "
-          f"{worst['prob_malignant']:.1e} in the probability")  # fmt: skip
-
-
-def compare(flags: options.CompareOptions) -> None:
-    """Compare reports of the same images."""
-    found = write_comparison(
-        flags.out, flags.reports, resamples=flags.resamples, seed=flags.seed
-    )  # fmt: skip
-    for pair in found["comparisons"]:
-        auc = pair["metrics"]["roc_auc"]
-        print(f"{pair['second']} - {pair['first']}: ROC-AUC {auc['difference']:+.4f}, p = "
-              f"{auc['p']:.4f} (DeLong {pair['delong']['p']:.4f}, McNemar "
-              f"{pair['mcnemar']['p']:.4f})")  # fmt: skip
-    print(f"report: {flags.out / 'report.html'}")
-
-
-COMMANDS: dict[str, tuple[type, Callable]] = {
-    "compare": (options.CompareOptions, compare),
-    "predict": (options.PredictOptions, predict),
-    "export": (options.ExportOptions, export),
-}
-"""What may stand before the flags; without any of them a checkpoint is judged."""
+    print(
+        f"{flags.onnx}: {flags.onnx.stat().st_size / 1e6:.1f} MB; on {len(images)} images of "
+        f"{flags.shards} onnxruntime differs from PyTorch by at most {worst['logits']:.1e} in the "
+        f"logits and {worst['prob_malignant']:.1e} in the probability"
+    )
 
 
 def main() -> None:
-    """Find out which of the four things is wanted, and do it."""
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
-    kind, action = COMMANDS.get(word, (options.JudgeOptions, judge))
-    text = kind.__doc__ or ""
-    if kind is options.JudgeOptions:
-        text += f" Other uses: eval.py {'|'.join(COMMANDS)} --help"
-    action(parse(kind, about=text, argv=sys.argv[2 if word in COMMANDS else 1 :]))
+    """Run the command that was typed."""
+    {"judge": judge, "predict": predict, "export": export}[WORD](FLAGS)
 
 
 if __name__ == "__main__":

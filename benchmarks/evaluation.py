@@ -2,7 +2,7 @@
 
     python -m benchmarks.evaluation [--images 10000] [--json out.json]
 
-Predictions and JPEGs are made up; each stage is timed once, in seconds.
+Predictions and JPEGs are synthetic; each stage is timed once, in seconds.
 """
 
 import io
@@ -18,12 +18,14 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.cli import guard, parse
+from pipeline.evaluation.flags import JudgeFlags
 from pipeline.evaluation.metrics.binary import binary_metrics
 from pipeline.evaluation.metrics.bootstrap import resample
 from pipeline.evaluation.metrics.summary import summarise
-from pipeline.evaluation.report.data_card import Subject
-from pipeline.evaluation.report.judgement import SHOWN_SIDE, Shown, rows_to_show, write_report
-from pipeline.evaluation.report.pictures import image_quality, square
+from pipeline.evaluation.report.cases import SIDE, choose
+from pipeline.evaluation.report.data_card import DataCard
+from pipeline.evaluation.report.judgement import write_report
+from pipeline.evaluation.report.pictures import centre_square, image_quality
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 
 SHARES = (0.033, 0.051, 0.110, 0.011, 0.111, 0.670, 0.014)
@@ -42,56 +44,73 @@ class Options:
     """Where to write the seconds, besides the table."""
 
 
-def made_up(n: int) -> pd.DataFrame:
-    """Predictions of seven classes in HAM10000's proportions, four images to three lesions."""
+def synthetic(n: int) -> pd.DataFrame:
+    """Return seven-class predictions with HAM10000's class shares, four images to three lesions."""
     rng = np.random.default_rng(0)
     lesion = np.arange(n) * 3 // 4
     dx = rng.choice(len(DX), n, p=SHARES)[lesion]
     label = np.array(DX_IS_MALIGNANT)[dx]
     prob = 1 / (1 + np.exp(-(rng.normal(size=n) + 1.8 * label - 1.4)))
     names = [f"HAM_{k:07d}" for k in lesion]
-    frame = pd.DataFrame({
-        "image_id": [f"ISIC_{k:07d}" for k in range(n)], "lesion_id": names, "group": names,
-        "dx": np.array(DX)[dx], "label": label, "prob_malignant": prob,
-        "predicted": (prob >= 0.4).astype(int), "prob_uncalibrated": prob,
-        "age": rng.choice([20.0, 35.0, 50.0, 65.0, 80.0], n),
-        "sex": rng.choice(["male", "female"], n),
-        "localization": rng.choice([f"site {k}" for k in range(15)], n),
-        "dx_type": rng.choice(["histo", "follow_up", "consensus", "confocal"], n),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "image_id": [f"ISIC_{k:07d}" for k in range(n)],
+            "lesion_id": names,
+            "group": names,
+            "dx": np.array(DX)[dx],
+            "label": label,
+            "prob_malignant": prob,
+            "predicted": (prob >= 0.4).astype(int),
+            "prob_uncalibrated": prob,
+            "age": rng.choice([20.0, 35.0, 50.0, 65.0, 80.0], n),
+            "sex": rng.choice(["male", "female"], n),
+            "localization": rng.choice([f"site {k}" for k in range(15)], n),
+            "dx_type": rng.choice(["histo", "follow_up", "consensus", "confocal"], n),
+        }
+    )
     frame[[f"prob_{name}" for name in DX]] = rng.dirichlet(np.ones(len(DX)), n)
     return frame
 
 
 def jpeg() -> bytes:
-    """A JPEG of 341 x 256 pixels, as shards of --image-size 256 hold them."""
+    """Return a JPEG of 341 x 256 pixels, as shards of --image-size 256 hold them."""
     noise = np.random.default_rng(0).integers(0, 255, (16, 22, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(noise).resize((341, 256)).save(out, "JPEG", quality=95)
     return out.getvalue()
 
 
-def subject() -> Subject:
-    """A subject to fill the card with."""
-    card = {
-        "arch": "resnet34", "task": "dx", "dropout": 0.0, "image_size": 224, "epoch": 1, "step": 1,
-        "seed": 0, "weights_sha256": "", "git_revision": "", "val_roc_auc": None, "threshold": 0.4,
-        "temperature": 1.0, "bias": 0.0, "target_sensitivity": None, "manifest_sha256": "",
-    }  # fmt: skip
+def data_card() -> DataCard:
+    """Return facts to fill the card with."""
+    model = {
+        **{"arch": "resnet34", "task": "dx", "dropout": 0.0, "image_size": 224, "epoch": 1},
+        **{"step": 1, "seed": 0, "weights_sha256": "", "git_revision": "", "val_roc_auc": None},
+        **{"threshold": 0.4, "temperature": 1.0, "bias": 0.0, "target_sensitivity": None},
+        "manifest_sha256": "",
+    }
     manifest = {
-        "source": {}, "split": {"by": "lesion", "val_fraction": 0.2, "test_fraction": 0.15,
-        "seed": 0}, "encode": {}, "labels": "dx", "counts": {"train": 0, "val": 0, "test": 0},
-    }  # fmt: skip
-    return Subject(
-        checkpoint="made up", card=card, shards="made up", split="test", manifest=manifest,
-        manifest_sha256="", leak={"images": 0}, seen=0, threshold_given=False, tta="none",
-        precision="float32", backend="none", command="", revision="", versions={},
-    )  # fmt: skip
+        "source": {},
+        "split": {"by": "lesion", "val_fraction": 0.2, "test_fraction": 0.15, "seed": 0},
+        "encode": {},
+        "labels": "dx",
+        "counts": {"train": 0, "val": 0, "test": 0},
+    }
+    return DataCard(
+        JudgeFlags(),
+        model=model,
+        manifest=manifest,
+        manifest_sha256="",
+        leak={"images": 0},
+        num_training=0,
+        tta="none",
+        backend="none",
+        command="",
+    )
 
 
 def timed(options: Options) -> dict[str, float]:
     """Run each stage once: {stage: seconds}."""
-    frame, data, seconds = made_up(options.images), jpeg(), {}
+    frame, data, seconds = synthetic(options.images), jpeg(), {}
     start = time.perf_counter()
 
     def lap(stage: str) -> None:
@@ -105,20 +124,23 @@ def timed(options: Options) -> dict[str, float]:
         lambda weights: binary_metrics(label, prob, predicted, weights),
         few["group"].to_numpy(),
         resamples=options.resamples,
+        seed=0,
     )
     lap("bootstrap of the headlines of 2,000 images (not in the total)")
     quality = image_quality(lambda _: data, range(len(frame)), workers=os.cpu_count() or 1)
     frame[["sharpness", "brightness"]] = quality
     lap("sharpness and brightness")
     metrics = summarise(frame, threshold=0.4, resamples=options.resamples)
-    metrics["provenance"] = subject().provenance()
+    card = data_card()
+    metrics["provenance"] = card.provenance()
     lap("figures and intervals")
-    chosen = rows_to_show(frame, threshold=0.4, each=16, seed=0)
+    pixels = np.asarray(Image.open(io.BytesIO(data)))
+    chosen = choose(frame, threshold=0.4, each=16, seed=0)
     rows = {int(row) for group in chosen.values() for row in group}
-    shown = {row: Shown(square(data, SHOWN_SIDE), square(data, SHOWN_SIDE)) for row in rows}
+    pictures = {row: (centre_square(pixels, SIDE), centre_square(pixels, SIDE)) for row in rows}
     lap("pictures")
     with tempfile.TemporaryDirectory() as folder:
-        write_report(Path(folder) / "report", frame, metrics, subject(), shown, chosen)
+        write_report(Path(folder) / "report", frame, metrics, card, pictures, chosen)
         lap("plots, sheets, report")
     seconds["total"] = round(sum(list(seconds.values())[1:]), 3)
     return seconds

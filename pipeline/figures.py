@@ -37,13 +37,15 @@ GAP, LINE, TITLE = 10, 15, 46
 # -- plots
 
 
-def blank(width: float, height: float, columns: int = 1, **how: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``width`` x ``height`` inches with a row of axes."""
+def blank(
+    width: float, height: float, columns: int = 1, *, rows: int = 1, **how: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``width`` x ``height`` inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    row = figure.subplots(1, columns, squeeze=False, **how)[0]
-    for axes in row:
+    grid = list(figure.subplots(rows, columns, squeeze=False, **how).flat)
+    for axes in grid:
         axes.spines[["top", "right"]].set_visible(False)
-    return figure, list(row)
+    return figure, grid
 
 
 def png(drawing: Figure | Image.Image) -> bytes:

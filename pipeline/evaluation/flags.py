@@ -1,76 +1,122 @@
-"""The flags of eval.py, one frozen dataclass for each thing that it does."""
+"""The flags of eval.py: a frozen dataclass for each command; imports no torch.
 
-from dataclasses import dataclass
+    python eval.py --help
+
+On the command line the names are flat (``--threshold``); in code those of ``judge``, the default,
+are grouped by heading (``flags.method.threshold``).
+"""
+
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from pipeline.errors import DataError
+from pipeline.learning.flags import Tta
+from pipeline.loading.flags import Backend
 
-Backend = Literal["auto", "dali", "portable"]
-Tta = Literal["stored", "none", "flips", "dihedral"]
+Split = Literal["train", "val", "test"]
+
+
+def _at_least(least: int, flags: object, *names: str) -> None:
+    """Raise a DataError that names the first flag below ``least``."""
+    for name in names:
+        value = getattr(flags, name)
+        if value < least:
+            raise DataError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+
+
+def _check_threshold(value: float | None) -> None:
+    if value is not None and not 0 <= value <= 1:
+        raise DataError(f"--threshold {value}: expected a probability from 0 to 1")
 
 
 @dataclass(frozen=True)
-class JudgeOptions:
-    """Judge a checkpoint on a held-out split of shards and write a report."""
+class DataFlags:
+    """The checkpoint, the images it is judged on, and where the report goes."""
 
     checkpoint: Path = Path("runs/default/best")
     """RUN/best, or RUN/checkpoints/step-XXXXXXXX."""
     shards: Path = Path("shards/ham10000")
     """Folder or s3://bucket/prefix that `python -m pipeline.shards build` made."""
     cache: Path = Path("shards/cache")
-    """Where shards from object storage are kept on this machine, each fetched once and proven."""
-    split: Literal["train", "val", "test"] = "test"
+    """Where shards from object storage are kept on this machine; each is fetched once, verified."""
+    split: Split = "test"
     """Which split to judge on."""
     fold: int | None = None
-    """The fold whose part is "val", for shards built for cross-validation."""
+    """The fold that counts as "val", from 0, for shards built with --folds."""
+    allow_leak: bool = False
+    """Judge even if the checkpoint was trained on images of the split; the report warns in red."""
     out: Path = Path("reports/default")
     """Folder for metrics.json, predictions.csv, the PNGs and report.html."""
-    threshold: float | None = None
-    """Malignant at or above this probability, in place of the checkpoint's; the report says so."""
-    tta: Tta = "stored"
-    """Test-time augmentation: what the checkpoint's threshold was fitted with (stored), or none,
-    flips (4 views), dihedral (8 views)."""
-    batch_size: int = 64
-    """Images per process at a time."""
-    backend: Backend = "auto"
-    """What reads and decodes: DALI or portable (webdataset and torchvision); auto: DALI on a
-    GPU."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of inference; "no" is float32, which is what a judgement should use."""
-    threads: int = 0
-    """CPU threads per process; 0: the cores, shared among local processes."""
-    cases: int = 16
-    """Cases of each kind (true and false, positive and negative) in the galleries."""
-    resamples: int = 2000
-    """Bootstrap resamples of lesions behind each 95 % interval."""
-    seed: int = 0
-    """Of the resamples and of the drawn sample of predictions."""
-    allow_leak: bool = False
-    """Judge even on samples that the checkpoint has seen; the report says so in red."""
-    tracker: Literal["wandb", "none"] = "none"
-    """wandb: log the figures and the report as an artifact to Weights & Biases too."""
-    wandb: Literal["auto", "online", "offline"] = "auto"
-    """As for train.py: auto is online when logged in and the server answers, else offline."""
-    group: str = ""
-    """W&B group. Default: that of the training which made the checkpoint."""
-
-    def __post_init__(self) -> None:
-        """Refuse what no report could be made with."""
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise DataError(f"--threshold {self.threshold}: expected a probability from 0 to 1")
-        for flag, value in (("--batch-size", self.batch_size), ("--resamples", self.resamples)):
-            if value < 1:
-                raise DataError(f"{flag} {value}: expected at least 1")
-        if self.cases < 0 or self.threads < 0:
-            raise DataError("--cases and --threads cannot be negative")
 
 
 @dataclass(frozen=True)
-class CompareOptions:
-    """Put reports of the same images side by side."""
+class MethodFlags:
+    """How probabilities become decisions, and what the report shows."""
+
+    threshold: float | None = None
+    """Malignant at or above this probability, in place of the checkpoint's; the report says so."""
+    tta: Literal["stored"] | Tta = "stored"
+    """Views averaged per image: those that the checkpoint's threshold was fitted with (stored), 1
+    (none), 4 (flips), 8 (dihedral)."""
+    resamples: int = 2000
+    """Bootstrap resamples of lesions behind each 95 % interval."""
+    cases: int = 16
+    """Images shown of each kind (true and false, positive and negative)."""
+    seed: int = 0
+    """Of the resamples and of the random sample of predictions."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no report could be made with."""
+        _check_threshold(self.threshold)
+        _at_least(1, self, "resamples")
+        _at_least(0, self, "cases")
+
+
+@dataclass(frozen=True)
+class SpeedFlags:
+    """Inference; the figures do not depend on these, but for rounding and the decoder."""
+
+    batch_size: int = 64
+    """Images per process at a time."""
+    backend: Backend = "auto"
+    """Who decodes: dali, portable (simplejpeg, OpenCV), auto (DALI on a GPU)."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of inference; "no" is float32, recommended for a judgement."""
+    threads: int = 0
+    """CPU threads per process. 0: the cores this process may use, shared among local processes."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible sizes."""
+        _at_least(1, self, "batch_size")
+        _at_least(0, self, "threads")
+
+
+@dataclass(frozen=True)
+class TrackingFlags:
+    """Where the report is logged besides its folder."""
+
+    tracker: Literal["wandb", "none"] = "none"
+    """wandb: log figures and the report as an artifact to Weights & Biases (see WANDB_MODE)."""
+    group: str = ""
+    """W&B group. Default: the group of the training that made the checkpoint."""
+
+
+@dataclass(frozen=True)
+class JudgeFlags:
+    """All flags of ``judge``, by heading."""
+
+    data: DataFlags = field(default_factory=DataFlags)
+    method: MethodFlags = field(default_factory=MethodFlags)
+    speed: SpeedFlags = field(default_factory=SpeedFlags)
+    tracking: TrackingFlags = field(default_factory=TrackingFlags)
+
+
+@dataclass(frozen=True)
+class CompareFlags:
+    """Flags of ``compare``."""
 
     reports: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Two or more folders that eval.py wrote with --out; each is compared with the first."""
@@ -84,16 +130,14 @@ class CompareOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
         if len(self.reports) < 2:
-            raise DataError(
-                f"compare: give at least two report folders (found {len(self.reports)})"
-            )
-        if self.resamples < 1:
-            raise DataError(f"--resamples {self.resamples}: expected at least 1")
+            found = len(self.reports)
+            raise DataError(f"compare: give at least two report folders (found {found})")
+        _at_least(1, self, "resamples")
 
 
 @dataclass(frozen=True)
-class PredictOptions:
-    """Predict loose images: a CSV and a sheet."""
+class PredictFlags:
+    """Flags of ``predict``."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Images, or folders that are searched for .jpg, .jpeg, .png, .bmp, .tif and .webp."""
@@ -106,34 +150,31 @@ class PredictOptions:
     batch_size: int = 32
     """Images at a time."""
     sheet: int = 48
-    """Images on the sheet at most, the most suspicious first."""
+    """Images on predictions.png at most, the highest probability first."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be predicted."""
         if not self.images:
             raise DataError("predict: give at least one image or folder")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise DataError(f"--threshold {self.threshold}: expected a probability from 0 to 1")
-        if self.batch_size < 1 or self.sheet < 1:
-            raise DataError("--batch-size and --sheet must be at least 1")
+        _check_threshold(self.threshold)
+        _at_least(1, self, "batch_size", "sheet")
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """Write a checkpoint as ONNX and check it against PyTorch on real images."""
+class ExportFlags:
+    """Flags of ``export``."""
 
     checkpoint: Path = Path("runs/default/best")
     """RUN/best, or RUN/checkpoints/step-XXXXXXXX."""
     onnx: Path = Path("model.onnx")
     """File to write."""
     shards: Path = Path("shards/ham10000")
-    """Where the images of the check come from."""
-    split: Literal["train", "val", "test"] = "test"
+    """Shards whose images the check runs on."""
+    split: Split = "test"
     """Which split of them."""
     images: int = 64
     """How many images to check with."""
 
     def __post_init__(self) -> None:
         """Refuse a check of nothing."""
-        if self.images < 1:
-            raise DataError(f"--images {self.images}: expected at least 1")
+        _at_least(1, self, "images")

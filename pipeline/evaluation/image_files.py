@@ -1,6 +1,6 @@
-"""Images that lie about as files: found, read, and their predictions written.
+"""Images given as files: found, read, and their predictions written.
 
-paths = find_images([Path("photos"), Path("one.jpg")])
+python eval.py predict --checkpoint runs/r34/best --out OUT IMAGE_OR_FOLDER...
 """
 
 import io
@@ -13,19 +13,19 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from pipeline.errors import DataError
-from pipeline.evaluation.metrics.summary import CLASSES
-from pipeline.evaluation.predictions import DX_PROBABILITIES
-from pipeline.evaluation.report.judgement import staged
-from pipeline.evaluation.report.sheets import TILE, Tile, sheet
-from pipeline.ham10000.taxonomy import DX
+from pipeline.evaluation.predictions import as_csv, require_probabilities
+from pipeline.evaluation.report.page import write_files
+from pipeline.figures import Tile, contact_sheet, png
+from pipeline.ham10000.taxonomy import LABELS
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a camera was held; 1 is upright."""
+"""The EXIF tag of how a camera was held; 1 is upright."""
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
-    """Every image among ``places`` and below the folders among them, each once, in order."""
+    """Return every image among ``places`` and below the folders among them, each once, in order."""
     found: dict[Path, None] = {}
     for place in places:
         if place.is_dir():
@@ -41,7 +41,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """[H, W, 3] uint8 RGB 0-255; a JPEG by the decoder that the shards are read with."""
+    """Return [H, W, 3] uint8 RGB 0-255; a JPEG is decoded as those of the shards are."""
     data = path.read_bytes()
     try:
         image = Image.open(io.BytesIO(data))
@@ -53,53 +53,39 @@ def read_image(path: Path) -> np.ndarray:
         raise DataError(f"{path}: cannot be read as an image ({error}); leave it out") from error
 
 
-def table(
+def write_predictions(
+    out: Path,
     paths: Sequence[Path],
+    scores: pd.DataFrame,
+    pictures: Sequence[np.ndarray],
+    *,
     threshold: float,
-    prob_malignant: np.ndarray,
-    prob_uncalibrated: np.ndarray,
-    dx_probabilities: np.ndarray | None = None,
-) -> pd.DataFrame:
-    """One row per image: its path, probability of malignant, decision, and what else is known."""
-    bad = np.flatnonzero(~np.isfinite(prob_malignant))
-    if len(bad):
-        raise DataError(f"{paths[bad[0]]}: the model gives no finite probability; it has diverged")
-    frame = pd.DataFrame({
-        "image": [str(p) for p in paths],
-        "prob_malignant": prob_malignant,
-        "predicted": (prob_malignant >= threshold).astype(int),
-        "prob_uncalibrated": prob_uncalibrated,
-    })  # fmt: skip
-    if dx_probabilities is not None:
-        frame[list(DX_PROBABILITIES)] = dx_probabilities
-        frame["predicted_dx"] = [DX[k] for k in dx_probabilities.argmax(axis=1)]
-    return frame
-
-
-def write_loose(
-    out: Path, frame: pd.DataFrame, pictures: Sequence[np.ndarray], threshold: float, *, most: int
+    most: int,
 ) -> None:
-    """Write predictions.csv and a sheet of the pictures, the highest probability first.
+    """Write predictions.csv, and the ``most`` suspicious pictures as a sheet, into ``out``.
 
     Args:
         out: the folder.
-        frame: from ``table``.
-        pictures: [S, S, 3] uint8 RGB, one per row.
-        threshold: in use.
+        paths: the images.
+        scores: from ``predictions.scored`` at ``threshold``, a row per image.
+        pictures: [H, W, 3] uint8 RGB, one per image.
+        threshold: for the title.
         most: pictures on the sheet at most.
+
+    Raises:
+        DataError: a probability is NaN, or ``out`` cannot be written.
     """
-    prob, called = frame["prob_malignant"].to_numpy(), frame["predicted"].to_numpy()
+    prob, predicted = scores["prob_malignant"].to_numpy(), scores["predicted"].to_numpy()
+    frame = pd.concat([pd.DataFrame({"image": map(str, paths)}), scores], axis=1)
+    require_probabilities(frame, "prob_malignant", frame["image"], "the predictions")
     tiles = []
-    for k in np.argsort(-prob, kind="stable")[:most]:
-        name = Path(str(frame["image"].iloc[k])).name
-        shown = name if len(name) <= 24 else name[:11] + "…" + name[-12:]
-        tiles.append(Tile(pictures[k], (f"p = {prob[k]:.3f}: {CLASSES[called[k]]}", shown)))
-    title = f"{len(tiles)} of {len(frame)} images, most suspicious first; threshold {threshold:.3f}"
-    with staged(out) as folder:
-        sheet(tiles, title).save(folder / "predictions.png")
-        frame.to_csv(folder / "predictions.csv", index=False, lineterminator="\n")
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """[TILE, TILE, 3] uint8: the centre square of an image [H, W, 3] uint8."""
-    return np.asarray(ImageOps.fit(Image.fromarray(image), (TILE, TILE), Image.Resampling.BOX))
+    for row in np.argsort(-prob, kind="stable")[:most]:
+        name = paths[row].name
+        short = name if len(name) <= 24 else name[:11] + "…" + name[-12:]
+        lines = (f"p = {prob[row]:.3f}: {LABELS[predicted[row]]}", short)
+        tiles.append(Tile((pictures[row],), lines))
+    title = (
+        f"{len(tiles)} of {len(frame)} images, highest probability first; threshold {threshold:.3f}"
+    )
+    sheet = png(contact_sheet(tiles, title))
+    write_files(out, {"predictions.png": sheet, "predictions.csv": as_csv(frame)})

@@ -1,81 +1,85 @@
-"""The table that every judgement starts from: one row per image, checked, and kept as CSV.
+"""The table that every judgement starts from: one row per image, checked, kept as CSV.
 
-``assemble`` joins a split's samples to a model's probabilities, ``check`` refuses what no metric
-could be computed from, ``write`` and ``read`` keep it so that floats read back exactly.
-
-    frame = read(Path("reports/r34/predictions.csv"))
+scores = scored(0.4, prob_malignant=..., prob_uncalibrated=...)   # a model's output, decided
+frame = assemble(split.samples, image_ids, scores)                # joined to the metadata
+frame = read(Path("reports/r34/predictions.csv"))                 # the same floats again
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+from pipeline.ham10000.taxonomy import DX, LABELS, MALIGNANT
 
 CORE = ("image_id", "lesion_id", "dx", "label", "prob_malignant", "predicted")
-"""The first columns of predictions.csv; ``label`` and ``predicted`` are 0 benign, 1 malignant."""
+"""The first columns of predictions.csv; ``label`` and ``predicted`` are indices into LABELS."""
 
-METADATA = ("age", "sex", "localization", "dx_type")
-"""The columns of the metadata that subgroups are made from."""
+REQUIRED = (*CORE, "group", "age", "sex", "localization", "dx_type")
 
 DX_PROBABILITIES = tuple(f"prob_{dx}" for dx in DX)
-"""The probability of each diagnosis; there when the model tells seven classes apart."""
+"""Columns of the probability of each diagnosis; only a seven-class model has them."""
 
-REQUIRED = (*CORE, "group", *METADATA)
-
-IS_MALIGNANT = dict(zip(DX, DX_IS_MALIGNANT, strict=True))
-
-WHOLE, REAL = ("label", "predicted"), ("age", "sharpness", "brightness")
+INTEGERS, FLOATS = ("label", "predicted"), ("age", "sharpness", "brightness")
 """Columns of numbers, besides those that begin with ``prob_``; all others are text."""
 
 
-def assemble(
-    samples: pd.DataFrame,
-    image_ids: Sequence[str],
+def scored(
     threshold: float,
     *,
     prob_malignant: np.ndarray,
     prob_uncalibrated: np.ndarray,
     dx_probabilities: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Join predictions to the samples of a split, in the order of the samples.
+    """Return a model's probabilities and decisions, a row per image.
 
     Args:
-        samples: the split's table, one row per image.
-        image_ids: the image of each prediction, in any order.
         threshold: ``predicted`` is 1 where prob_malignant >= threshold.
         prob_malignant: [N] float64 0-1, calibrated.
         prob_uncalibrated: [N] float64 0-1, before calibration.
         dx_probabilities: [N, 7] float64 0-1 in taxonomy order, or None for a binary model.
     """
-    counts = pd.Series(list(image_ids), dtype=object).value_counts()
-    missing = set(samples["image_id"]) - set(counts.index)
-    surplus = set(counts.index) - set(samples["image_id"])
-    if missing or surplus or (counts > 1).any() or len(image_ids) != len(samples):
-        raise DataError(
-            f"each of the split's {len(samples)} images must be predicted exactly once; got "
-            f"{len(image_ids)} predictions, {len(missing)} images without one, {len(surplus)} of "
-            f"images that are not in the split, {int((counts > 1).sum())} images more than once"
-        )
-    frame = pd.DataFrame({"image_id": list(image_ids), "prob_malignant": prob_malignant})
-    frame["predicted"] = (frame["prob_malignant"] >= threshold).astype(int)
-    frame["prob_uncalibrated"] = prob_uncalibrated
+    scores = pd.DataFrame({"prob_malignant": prob_malignant})
+    scores["predicted"] = (prob_malignant >= threshold).astype(int)
+    scores["prob_uncalibrated"] = prob_uncalibrated
     if dx_probabilities is not None:
-        frame[list(DX_PROBABILITIES)] = dx_probabilities
-        frame["predicted_dx"] = [DX[k] for k in dx_probabilities.argmax(axis=1)]
-    known = samples.drop(columns=["label"], errors="ignore")
-    joined = known.merge(frame, on="image_id", how="left", validate="one_to_one")
-    joined["label"] = [IS_MALIGNANT.get(dx, -1) for dx in joined["dx"]]
+        scores[list(DX_PROBABILITIES)] = dx_probabilities
+        scores["predicted_dx"] = np.array(DX)[dx_probabilities.argmax(axis=1)]
+    return scores
+
+
+def assemble(samples: pd.DataFrame, image_ids: Sequence[str], scores: pd.DataFrame) -> pd.DataFrame:
+    """Join a model's scores to the samples of a split, in the order of the samples.
+
+    Args:
+        samples: the split's table, one row per image.
+        image_ids: the image of each row of ``scores``, in any order.
+        scores: from ``scored``.
+
+    Raises:
+        DataError: an image is missing, repeated, or of another split; or see ``check``.
+    """
+    predicted, expected = Counter(image_ids), Counter(samples["image_id"])
+    if predicted != expected:
+        raise DataError(
+            f"each of the split's {len(samples)} images must be predicted exactly once; found "
+            f"{len(image_ids)} predictions, {len(expected - predicted)} images without one, "
+            f"{len(predicted.keys() - expected.keys())} of images that are not in the split, "
+            f"{sum(n > 1 for n in predicted.values())} images more than once"
+        )
+    joined = samples.drop(columns=["label"], errors="ignore").merge(
+        scores.assign(image_id=list(image_ids)), on="image_id", how="left", validate="one_to_one"
+    )
+    joined["label"] = joined["dx"].isin(MALIGNANT).astype(int)
     check(joined)
-    rest = [c for c in joined.columns if c not in CORE]
-    return joined.reindex(columns=[*CORE, *rest])
+    return joined.reindex(columns=[*CORE, *(c for c in joined.columns if c not in CORE)])
 
 
 def check(frame: pd.DataFrame, where: str = "the predictions") -> None:
-    """Refuse a table that the metrics cannot be computed from, with what is wrong with it."""
+    """Raise a DataError that says why no metric can be computed from a table, if that is so."""
     absent = [c for c in REQUIRED if c not in frame.columns]
     if absent:
         raise DataError(
@@ -87,40 +91,40 @@ def check(frame: pd.DataFrame, where: str = "the predictions") -> None:
     unknown = sorted(set(frame["dx"]) - set(DX))
     if unknown:
         raise DataError(f"{where}: dx {unknown[0]!r} is not one of {', '.join(DX)}")
-    expected = np.array([IS_MALIGNANT[dx] for dx in frame["dx"]])
-    wrong = np.flatnonzero(frame["label"].to_numpy() != expected)
+    wrong = frame[frame["label"] != frame["dx"].isin(MALIGNANT).astype(int)]
     if len(wrong):
-        first = frame.iloc[wrong[0]]
+        first = wrong.iloc[0]
         raise DataError(
             f"{where}: {len(wrong)} labels contradict their dx (first: {first['image_id']}, dx "
             f"{first['dx']!r}, label {first['label']}); 1 is malignant, 0 benign"
         )
-    _check_probabilities(frame, where)
-    present = set(frame["label"])
+    for column in ("prob_malignant", *(c for c in DX_PROBABILITIES if c in frame.columns)):
+        require_probabilities(frame, column, frame["image_id"], where)
+    present = frame["label"].unique()
     if len(present) == 1:
-        only = "malignant" if 1 in present else "benign"
         raise DataError(
-            f"{where}: all {len(frame)} samples are {only}, so sensitivity, specificity and the "
-            "ROC curve are not defined; choose a split with both classes"
+            f"{where}: all {len(frame)} samples are {LABELS[present[0]]}, so sensitivity, "
+            "specificity and the ROC curve are not defined; choose a split with both classes"
         )
 
 
-def _check_probabilities(frame: pd.DataFrame, where: str) -> None:
-    for column in ("prob_malignant", *(c for c in DX_PROBABILITIES if c in frame.columns)):
-        values = frame[column].to_numpy(dtype=float)
-        bad = ~((values >= 0) & (values <= 1))  # NaN is bad too
-        if bad.any():
-            first = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"{where}: {int(bad.sum())} of {len(frame)} values of {column} are not "
-                f"probabilities (first: {frame['image_id'].iloc[first]}, {values[first]}); a model "
-                "that gives NaN has diverged: choose an earlier checkpoint"
-            )
+def require_probabilities(
+    frame: pd.DataFrame, column: str, images: Iterable[str], where: str
+) -> None:
+    """Raise a DataError that names the first row whose value is not from 0 to 1 (or is NaN)."""
+    values = frame[column].to_numpy(dtype=float)
+    bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
+    if len(bad):
+        raise DataError(
+            f"{where}: {len(bad)} of {len(values)} values of {column} are not probabilities "
+            f"(first: {list(images)[bad[0]]}, {values[bad[0]]}); a model that gives NaN has "
+            "diverged: choose an earlier checkpoint"
+        )
 
 
-def write(frame: pd.DataFrame, path: Path) -> None:
-    """Write predictions.csv; every float in the shortest form that reads back exactly."""
-    frame.to_csv(path, index=False, lineterminator="\n")
+def as_csv(frame: pd.DataFrame) -> str:
+    """Return a table as CSV; every float in the shortest form that reads back exactly."""
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -128,17 +132,14 @@ def read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} does not exist; a report folder is what eval.py writes with --out")
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    numbers = [c for c in frame if c in (*WHOLE, *REAL) or str(c).startswith("prob_")]
-    for column in numbers:
-        kind = int if column in WHOLE else float
-        frame[column] = _numbers(frame[column].to_list(), kind, f"{path}: column {column}")
+    for column in frame.columns:
+        if column in (*INTEGERS, *FLOATS) or column.startswith("prob_"):
+            kind = int if column in INTEGERS else float
+            try:  # not by read_csv: pandas 2 reads some floats one bit off
+                frame[column] = np.array([kind(text or "nan") for text in frame[column]])
+            except ValueError as error:
+                raise DataError(
+                    f"{path}: column {column}: {error}; make the report again"
+                ) from error
     check(frame, str(path))
     return frame
-
-
-def _numbers(texts: list[str], kind: type, where: str) -> np.ndarray:
-    """Texts as numbers, exactly (pandas 2 may be off by one bit); an empty one is NaN."""
-    try:
-        return np.array([kind(text or "nan") for text in texts], dtype=kind)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}; write the report again") from error

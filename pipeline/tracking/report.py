@@ -15,7 +15,7 @@ from pipeline.tracking.wandb_run import open_run, slug
 
 
 def track_report(
-    out: Path, metrics: dict[str, Any], *, checkpoint: Path, mode: str, group: str
+    out: Path, metrics: dict[str, Any], *, checkpoint: Path, mode: str = "auto", group: str
 ) -> None:
     """Log a report's figures and files; what fails is told and changes nothing.
 

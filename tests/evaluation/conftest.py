@@ -6,7 +6,7 @@ from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 
 
 def make_predictions(n: int = 400, seed: int = 0, *, seven: bool = True) -> pd.DataFrame:
-    """Made-up predictions in HAM10000's proportions: several images for some lesions, ties."""
+    """Synthetic predictions with HAM10000's class shares, several images a lesion, and ties."""
     rng = np.random.default_rng(seed)
     shares = np.array([0.08, 0.08, 0.11, 0.02, 0.11, 0.58, 0.02])
     lesion = np.sort(rng.integers(0, max(int(n * 0.75), 1), n))
@@ -44,6 +44,12 @@ def make_predictions(n: int = 400, seed: int = 0, *, seven: bool = True) -> pd.D
     return frame
 
 
-@pytest.fixture
-def predictions() -> pd.DataFrame:
+@pytest.fixture(scope="session")
+def unchanged() -> pd.DataFrame:
+    """What ``predictions`` copies. Read only."""
     return make_predictions()
+
+
+@pytest.fixture
+def predictions(unchanged) -> pd.DataFrame:
+    return unchanged.copy()

@@ -2,10 +2,10 @@
 
 Every function takes weights ``[N, R]`` (how often each of N images counts in each of R
 resamples) and returns ``[R]``. A figure is the same function at weights of one, so a figure and
-its interval cannot come from two formulas. Scores are sorted once for all resamples, and images
-lie along the rows because picking and summing whole rows is what memory does fast.
+its interval cannot come from two formulas. Scores are sorted once for all resamples; images lie
+along the rows because whole rows of memory are fast to pick and to sum.
 
-    value = binary_metrics(label, prob, predicted)["roc_auc"][0]
+    value = binary_metrics(label, prob, predicted, ones(len(label)))["roc_auc"][0]
 
 Class 1 is malignant. Definitions follow scikit-learn; ``partial_auc`` that of ISIC 2024.
 """
@@ -27,7 +27,7 @@ MIN_TPR = 0.8
 class Ranked:
     """The corners of the ROC curve: weighted counts at each distinct score of a malignant image.
 
-    Sensitivity changes at no other score, so these K points hold all that the curve tells.
+    Sensitivity changes at no other score, so these K points determine the curve.
     """
 
     tp: np.ndarray
@@ -35,15 +35,20 @@ class Ranked:
     fp: np.ndarray
     """[K, R] benign images at or above the score."""
     fp_above: np.ndarray
-    """[K, R] benign images strictly above it; ties are the difference to ``fp``."""
+    """[K, R] benign images strictly above it; ``fp - fp_above`` are ties."""
     positives: np.ndarray
     """[R] malignant images."""
     negatives: np.ndarray
     """[R] benign images."""
 
+    @property
+    def steps(self) -> np.ndarray:
+        """[K, R] malignant images at each score."""
+        return np.diff(self.tp, axis=0, prepend=0.0)
+
 
 def ones(n: int) -> np.ndarray:
-    """[n, 1] weights of one: the sample as it is."""
+    """Return weights [n, 1] of one: the sample as it is."""
     return np.ones((n, 1))
 
 
@@ -53,18 +58,11 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float) -> n
     return np.divide(numerator, denominator, out=out, where=denominator != 0)
 
 
-def rank(label: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None) -> Ranked:
-    """Count malignant and benign images at or above each distinct score of a malignant one.
-
-    Args:
-        label: [N] 0 or 1.
-        score: [N] float64, higher is more malignant.
-        weights: [N, R], or None for one column of ones.
-    """
-    weights = ones(len(label)) if weights is None else weights
+def rank(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> Ranked:
+    """Count malignant and benign images at or above each distinct score [N] of a malignant one."""
     order = np.argsort(-score, kind="stable")
     positive, negative = order[label[order] == 1], order[label[order] == 0]
-    corners = -score[positive]  # ascending, so that searchsorted can read it
+    corners = -score[positive]  # ascending, as searchsorted needs it
     last = np.flatnonzero(np.r_[corners[1:] != corners[:-1], True][: len(corners)])
     tp = np.cumsum(weights[positive], axis=0)[last]
     below = np.zeros((len(negative) + 1, weights.shape[1]))
@@ -75,32 +73,26 @@ def rank(label: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None
     return Ranked(tp, fp, fp_above, positives, below[-1])
 
 
-def _steps(ranked: Ranked) -> np.ndarray:
-    """[K, R] malignant images at each score."""
-    return np.diff(ranked.tp, axis=0, prepend=0.0)
-
-
 def roc_auc(ranked: Ranked) -> np.ndarray:
-    """[R] area under the ROC curve, ties counted half; NaN where a class is absent."""
+    """Return the area under the ROC curve [R], ties counted half; NaN where a class is absent."""
     outranked = ranked.negatives - (ranked.fp + ranked.fp_above) / 2
-    area = np.einsum("kr,kr->r", _steps(ranked), outranked)
+    area = np.einsum("kr,kr->r", ranked.steps, outranked)
     return ratio(area, ranked.positives * ranked.negatives, np.nan)
 
 
 def average_precision(ranked: Ranked) -> np.ndarray:
-    """[R] sum over thresholds of precision times the step in recall (scikit-learn's)."""
+    """Return [R] the sum over thresholds of precision times the step in recall (scikit-learn's)."""
     precision = ratio(ranked.tp, ranked.tp + ranked.fp, 0.0)
-    area = np.einsum("kr,kr->r", _steps(ranked), precision)
+    area = np.einsum("kr,kr->r", ranked.steps, precision)
     return ratio(area, ranked.positives, np.nan)
 
 
-def partial_auc(ranked: Ranked, min_tpr: float = MIN_TPR) -> np.ndarray:
-    """[R] area between the ROC curve and the line TPR = min_tpr, from 0 to 1 - min_tpr."""
-    floor = min_tpr * ranked.positives
-    steps = _steps(ranked)
+def partial_auc(ranked: Ranked) -> np.ndarray:
+    """Return [R] the area between the ROC curve and TPR = MIN_TPR, from 0 to 1 - MIN_TPR."""
+    steps, floor = ranked.steps, MIN_TPR * ranked.positives
     counted = np.minimum(steps, np.maximum(ranked.tp - floor, 0.0))
-    # Of a score that climbs through the floor, only the part above counts; along a tie the curve
-    # is a straight line, so that part's mean FPR lies nearer the upper end.
+    # Of the score at which the curve crosses the floor, only the part above it counts. Along a tie
+    # the curve is a straight line, so the mean FPR of that part lies nearer the upper end.
     share = ratio(counted, steps, 0.0)
     mean_fp = ranked.fp - (ranked.fp - ranked.fp_above) * share / 2
     area = np.einsum("kr,kr->r", counted, ranked.negatives - mean_fp)
@@ -108,23 +100,23 @@ def partial_auc(ranked: Ranked, min_tpr: float = MIN_TPR) -> np.ndarray:
 
 
 def sensitivity_at_specificity(ranked: Ranked, level: float) -> np.ndarray:
-    """[R] highest sensitivity among thresholds whose specificity is at least ``level``."""
+    """Return [R] the highest sensitivity among thresholds of at least this specificity."""
     within = (ranked.fp <= (1 - level) * ranked.negatives + 1e-9).sum(axis=0)
     reached = np.take_along_axis(ranked.tp, np.maximum(within - 1, 0)[None], axis=0)[0]
     return ratio(np.where(within > 0, reached, 0.0), ranked.positives, np.nan)
 
 
 def specificity_at_sensitivity(ranked: Ranked, level: float) -> np.ndarray:
-    """[R] highest specificity among thresholds whose sensitivity is at least ``level``."""
+    """Return [R] the highest specificity among thresholds of at least this sensitivity."""
     first = (ranked.tp < level * ranked.positives - 1e-9).sum(axis=0)
     fp = np.take_along_axis(ranked.fp, np.minimum(first, len(ranked.fp) - 1)[None], axis=0)[0]
     return ratio(ranked.negatives - fp, ranked.negatives, np.nan)
 
 
 def ranking_metrics(
-    label: np.ndarray, score: np.ndarray, weights: np.ndarray | None = None
+    label: np.ndarray, score: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What needs no threshold: {name: [R]}."""
+    """Return the metrics that need no threshold: {name: [R]}."""
     ranked = rank(label, score, weights)
     values = {
         "roc_auc": roc_auc(ranked),
@@ -139,14 +131,11 @@ def ranking_metrics(
 
 
 def threshold_metrics(
-    label: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None
+    label: np.ndarray, predicted: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What the 0/1 decisions give: {name: [R]}; precision, F1 and MCC are 0 where undefined."""
-    weights = ones(len(label)) if weights is None else weights
-    cells = np.stack([
-        (label == 1) & (predicted == 1), (label == 0) & (predicted == 1),
-        (label == 1) & (predicted == 0), (label == 0) & (predicted == 0),
-    ])  # fmt: skip
+    """Return the metrics of 0/1 decisions: {name: [R]}; precision, F1, MCC are 0 if undefined."""
+    kinds = ((1, 1), (0, 1), (1, 0), (0, 0))  # (label, predicted)
+    cells = np.stack([(label == actual) & (predicted == decided) for actual, decided in kinds])
     tp, fp, fn, tn = cells.astype(float) @ weights
     total = tp + fp + fn + tn
     sensitivity, specificity = ratio(tp, tp + fn, np.nan), ratio(tn, tn + fp, np.nan)
@@ -167,17 +156,16 @@ def threshold_metrics(
 
 
 def binary_metrics(
-    label: np.ndarray, prob: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None
+    label: np.ndarray, prob: np.ndarray, predicted: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every binary headline: {name: [R]}.
+    """Return every binary metric: {name: [R]}.
 
     Args:
-        label: [N] 0 or 1.
+        label: [N] 0 or 1; ``predicted`` too.
         prob: [N] float64 0-1, the probability of malignant.
-        predicted: [N] 0 or 1.
-        weights: [N, R], or None for the sample as it is.
+        predicted: the decisions.
+        weights: [N, R].
     """
-    weights = ones(len(label)) if weights is None else weights
     return {
         **ranking_metrics(label, prob, weights),
         **threshold_metrics(label, predicted, weights),

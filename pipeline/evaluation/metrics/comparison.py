@@ -1,9 +1,9 @@
-"""Are two models different on the same images? Paired bootstrap, DeLong, McNemar.
+"""Whether two models differ on the same images: paired bootstrap, DeLong, McNemar.
 
     result = compare(read(a / "predictions.csv"), read(b / "predictions.csv"))
 
-The bootstrap resamples lesions and is the one to quote; DeLong (fast form of Sun and Xu, 2014)
-takes images as independent, McNemar compares the decisions at each model's own threshold.
+The bootstrap resamples lesions and is the one to quote. DeLong (fast form of Sun and Xu, 2014)
+takes images as independent; McNemar compares the decisions at each model's own threshold.
 """
 
 import numpy as np
@@ -11,63 +11,51 @@ import pandas as pd
 from scipy import stats
 
 from pipeline.errors import DataError
-from pipeline.evaluation.metrics.binary import binary_metrics
+from pipeline.evaluation.metrics.binary import binary_metrics, ones
 from pipeline.evaluation.metrics.bootstrap import RESAMPLES, interval, resample
 
-COMPARED = ("roc_auc", "pr_auc", "partial_auc_tpr80", "accuracy", "balanced_accuracy",
-            "sensitivity", "specificity", "brier", "ece")  # fmt: skip
+COMPARED = (
+    *("roc_auc", "pr_auc", "partial_auc_tpr80", "accuracy", "balanced_accuracy"),
+    *("sensitivity", "specificity", "brier", "ece"),
+)
 
 
 def delong(label: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """DeLong's test for two correlated AUCs.
+    """Return DeLong's test for the AUCs of two models' scores ``a`` and ``b``, each [N].
 
-    Args:
-        label: [N] 0 or 1.
-        a: [N] scores of the first model.
-        b: [N] scores of the second, of the same images.
-
-    Returns:
-        auc_a, auc_b, variance of the difference, z and the two-sided p.
+    That is auc_a, auc_b, the variance of their difference, z and the two-sided p.
     """
-    positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
-    m, n = len(positive), len(negative)
+    m, n = int((label == 1).sum()), int((label == 0).sum())
     aucs, by_positive, by_negative = [], [], []
     for score in (a, b):
-        order = np.concatenate([score[positive], score[negative]])
-        ranks = stats.rankdata(order)
-        v10 = (ranks[:m] - stats.rankdata(order[:m])) / n
-        v01 = 1 - (ranks[m:] - stats.rankdata(order[m:])) / m
-        aucs.append(v10.mean())
-        by_positive.append(v10)
-        by_negative.append(v01)
+        scores = np.concatenate([score[label == 1], score[label == 0]])
+        ranks = stats.rankdata(scores)
+        by_positive.append((ranks[:m] - stats.rankdata(scores[:m])) / n)
+        by_negative.append(1 - (ranks[m:] - stats.rankdata(scores[m:])) / m)
+        aucs.append(float(by_positive[-1].mean()))
     covariance = np.cov(np.stack(by_positive)) / m + np.cov(np.stack(by_negative)) / n
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     difference = aucs[0] - aucs[1]
     if variance <= 1e-20:  # the same ranking twice
         z = 0.0 if abs(difference) < 1e-12 else float(np.sign(difference) * np.inf)
     else:
-        z = difference / np.sqrt(variance)
-    return {"auc_a": float(aucs[0]), "auc_b": float(aucs[1]), "variance": float(variance),
-            "z": float(z), "p": float(2 * stats.norm.sf(abs(z)))}  # fmt: skip
+        z = float(difference / np.sqrt(variance))
+    p = float(2 * stats.norm.sf(abs(z)))
+    return {"auc_a": aucs[0], "auc_b": aucs[1], "variance": variance, "z": z, "p": p}
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> dict[str, float]:
-    """McNemar's exact test on which images each model got right.
-
-    Args:
-        right_a: [N] bool, the first model's decision was right.
-        right_b: [N] bool, the second's.
-    """
+    """Return McNemar's exact test; ``right_a``, ``right_b`` [N] bool: the decision was right."""
     only_a, only_b = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
-    both = only_a + only_b
-    p = float(stats.binomtest(only_a, both, 0.5).pvalue) if both else 1.0
+    either = only_a + only_b
+    p = float(stats.binomtest(only_a, either, 0.5).pvalue) if either else 1.0
     return {"only_a_right": only_a, "only_b_right": only_b, "p": p}
 
 
 def bootstrap_p(draws: np.ndarray) -> float:
-    """Two-sided p of a paired difference: twice the smaller share of resamples beyond zero.
+    """Return the two-sided p of a paired difference: twice the smaller share beyond zero.
 
-    Counted with the sample itself, so never below 2 / (resamples + 1).
+    The sample itself counts as a resample, so p is never below 2 / (resamples + 1).
     """
     draws = draws[np.isfinite(draws)]
     below, above = (draws <= 0).sum() + 1, (draws >= 0).sum() + 1
@@ -75,49 +63,60 @@ def bootstrap_p(draws: np.ndarray) -> float:
 
 
 def aligned(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables in the order of the first; refused unless they are of the same images."""
-    missing, surplus = (
-        sorted(set(first["image_id"]) - set(second["image_id"])),
-        sorted(set(second["image_id"]) - set(first["image_id"])),
-    )
-    if missing or surplus:
-        example = (missing or surplus)[0]
+    """Return both tables in the order of the first.
+
+    Raises:
+        DataError: they are not of the same images, or their labels differ.
+    """
+    ids, others = set(first["image_id"]), set(second["image_id"])
+    if ids != others:
         raise DataError(
-            f"the reports are not of the same images: {len(missing)} only in the first, "
-            f"{len(surplus)} only in the second (for example {example}); evaluate both "
-            "checkpoints on the same split of the same shards"
+            f"the reports are not of the same images: {len(ids - others)} only in the first, "
+            f"{len(others - ids)} only in the second (for example {min(ids ^ others)}); compare "
+            "reports of the same split of the same shards"
         )
     second = second.set_index("image_id").loc[first["image_id"]].reset_index()
-    if not (first["label"].to_numpy() == second["label"].to_numpy()).all():
-        raise DataError("the reports disagree on the labels of the same images; were the shards "
-                        "built from the same metadata?")  # fmt: skip
+    if not np.array_equal(first["label"], second["label"]):
+        raise DataError(
+            "the reports disagree on the labels of the same images; were the shards built from "
+            "the same metadata?"
+        )
     return first.reset_index(drop=True), second
 
 
 def compare(
     first: pd.DataFrame, second: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict:
-    """Each compared metric of both, its difference (second minus first), interval and p."""
+    """Return each metric of two checked predictions tables, the differences, and the tests.
+
+    Differences are second - first; the resamples are of lesions and paired.
+    """
     first, second = aligned(first, second)
-    label = first["label"].to_numpy()
-    arrays = [(f["prob_malignant"].to_numpy(), f["predicted"].to_numpy()) for f in (first, second)]
+    label, groups = first["label"].to_numpy(), first["group"].to_numpy()
+    models = [(f["prob_malignant"].to_numpy(), f["predicted"].to_numpy()) for f in (first, second)]
 
-    def both(weights: np.ndarray | None) -> dict[str, np.ndarray]:
-        a, b = (binary_metrics(label, prob, predicted, weights) for prob, predicted in arrays)
-        values = {f"a/{k}": a[k] for k in COMPARED} | {f"b/{k}": b[k] for k in COMPARED}
-        return values | {f"d/{k}": b[k] - a[k] for k in COMPARED}
+    def both(weights: np.ndarray) -> list[dict[str, np.ndarray]]:
+        return [binary_metrics(label, prob, decided, weights) for prob, decided in models]
 
-    point = both(None)
-    draws = resample(both, first["group"].to_numpy(), resamples=resamples, seed=seed)
-    table = {
-        k: {
-            "a": float(point[f"a/{k}"][0]), "b": float(point[f"b/{k}"][0]),
-            "difference": float(point[f"d/{k}"][0]), "ci95": interval(draws[f"d/{k}"]),
-            "p": bootstrap_p(draws[f"d/{k}"]),
-        }
-        for k in COMPARED
-    }  # fmt: skip
-    right = [predicted == label for _, predicted in arrays]
-    return {"n": len(first), "groups": len(set(first["group"])), "metrics": table,
-            "delong": delong(label, arrays[0][0], arrays[1][0]),
-            "mcnemar": mcnemar(right[0], right[1])}  # fmt: skip
+    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
+        a, b = both(weights)
+        return {name: b[name] - a[name] for name in COMPARED}
+
+    a, b = both(ones(len(first)))
+    draws = resample(difference, groups, resamples=resamples, seed=seed)
+    return {
+        "n": len(first),
+        "groups": len(set(groups)),
+        "metrics": {
+            name: {
+                "a": float(a[name][0]),
+                "b": float(b[name][0]),
+                "difference": float(b[name][0] - a[name][0]),
+                "ci95": interval(draws[name]),
+                "p": bootstrap_p(draws[name]),
+            }
+            for name in COMPARED
+        },
+        "delong": delong(label, *(prob for prob, _ in models)),
+        "mcnemar": mcnemar(*(decided == label for _, decided in models)),
+    }

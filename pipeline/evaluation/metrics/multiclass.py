@@ -1,27 +1,23 @@
 """Seven-class metrics, over many weightings at once like the binary ones.
 
-    values = dx_metrics(dx_index, dx_probabilities)["balanced_accuracy_dx"][0]
+    values = dx_metrics(dx_index, dx_probabilities, weights)["balanced_accuracy_dx"]
 
 Balanced accuracy is the mean recall of the diagnoses present: the ISIC 2018 Task 3 metric.
 """
 
 import numpy as np
 
-from pipeline.evaluation.metrics.binary import ones, rank, ratio, roc_auc
+from pipeline.evaluation.metrics.binary import rank, ratio, roc_auc
 from pipeline.ham10000.taxonomy import DX
 
 
 def dx_metrics(
-    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Accuracy, balanced accuracy, and each diagnosis' recall and one-against-rest AUC.
+    """Return accuracy, balanced accuracy, and recall and one-against-rest AUC of each diagnosis.
 
-    Args:
-        truth: [N] int, the dx index 0-6.
-        probabilities: [N, 7] float64 0-1.
-        weights: [N, R], or None for the sample as it is.
+    ``truth`` is the dx index, [N] int 0-6; ``probabilities`` [N, 7] float64 0-1.
     """
-    weights = ones(len(truth)) if weights is None else weights
     right = probabilities.argmax(axis=1) == truth
     member = truth == np.arange(len(DX))[:, None]
     counts = member.astype(float) @ weights
@@ -33,14 +29,12 @@ def dx_metrics(
         "balanced_accuracy_dx": np.nansum(recall, axis=0) / present,
     }
     for k, dx in enumerate(DX):
-        values[f"recall_dx_{dx}"] = recall[k]
-        values[f"roc_auc_dx_{dx}"] = roc_auc(
-            rank(member[k].astype(float), probabilities[:, k], weights)
-        )
+        ranked = rank(member[k].astype(float), probabilities[:, k], weights)
+        values |= {f"recall_dx_{dx}": recall[k], f"roc_auc_dx_{dx}": roc_auc(ranked)}
     return values
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """[classes, classes] int counts; rows are the truth, columns the prediction."""
+    """Return counts [classes, classes]; rows are the truth, columns the prediction."""
     flat = np.bincount(truth * classes + predicted, minlength=classes * classes)
     return flat.reshape(classes, classes)

@@ -1,4 +1,4 @@
-"""Figures that compare groups: the subgroup forest, and error rates by what an image is like.
+"""Plots that compare groups: the forest plot of subgroups, and error rates.
 
 save(forest(metrics), Path("subgroups.png"))
 """
@@ -6,7 +6,7 @@ save(forest(metrics), Path("subgroups.png"))
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.report.plots import BLUE, GREY, ORANGE, blank
+from pipeline.figures import BLUE, GREY, ORANGE, blank
 
 FACTOR_NAMES = {
     "sex": "Sex",
@@ -17,13 +17,14 @@ FACTOR_NAMES = {
     "sharpness_band": "Sharpness, quarter",
     "brightness_band": "Brightness, quarter",
 }
-"""How each factor is called where a person reads it."""
+"""Headings of the factors."""
 
 Row = tuple[str, dict | None]
+"""A label, and a level's entry; None for a heading."""
 
 
 def rows_of(tables: dict[str, dict[str, dict]]) -> list[Row]:
-    """A heading row (no entry) for each factor, then its levels."""
+    """Return a heading for each factor, followed by its levels."""
     rows: list[Row] = []
     for factor, levels in tables.items():
         rows.append((FACTOR_NAMES.get(factor, factor), None))
@@ -31,60 +32,57 @@ def rows_of(tables: dict[str, dict[str, dict]]) -> list[Row]:
     return rows
 
 
-def _column(ax: Axes, rows: list[Row], figure_name: str, overall: float | None) -> None:
-    for y, (_, entry) in enumerate(rows):
-        if entry is None:
-            continue
-        value = entry.get(figure_name)
-        bounds = entry.get("ci95", {}).get(figure_name)
-        if value is None:
-            text = "n < 20" if "note" in entry else "one class only"
-            ax.text(0.02, y, text, va="center", fontsize=7, color=GREY, transform=_rowwise(ax))
-            continue
-        if bounds:
-            ax.plot(bounds, [y, y], color=BLUE, lw=1.6)
-        ax.plot(value, y, "s", color=BLUE, ms=5)
-    if overall is not None:
-        ax.axvline(overall, color=ORANGE, ls="--", lw=1.2)
-    ax.grid(axis="x", alpha=0.25)
-
-
-def _rowwise(ax: Axes):
-    return ax.get_yaxis_transform()  # x in shares of the axis, y in data
-
-
-def _label(ax: Axes, rows: list[Row]) -> None:
-    ax.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
-    for tick, (_, entry) in zip(ax.get_yticklabels(), rows, strict=True):
-        tick.set_fontweight("bold" if entry is None else "normal")
-    ax.set_ylim(len(rows) - 0.3, -0.7)
-    ax.tick_params(axis="y", length=0)
-
-
 def forest(metrics: dict) -> Figure:
-    """ROC-AUC, sensitivity and specificity of each subgroup with intervals; dashed: all images."""
+    """Draw three metrics of each subgroup with intervals; dashed: all images."""
     rows = rows_of(metrics["subgroups"])
-    figure, axes = blank(9, 1.1 + 0.21 * len(rows), 3, sharey=True)
+    plot, axes = blank(9, 1.1 + 0.21 * len(rows), 3, sharey=True)
     names = {"roc_auc": "ROC-AUC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
     for ax, (key, title) in zip(axes, names.items(), strict=True):
-        _column(ax, rows, key, metrics[key])
+        _draw_levels(ax, rows, key, metrics[key])
         ax.set_title(title, fontsize=10)
         ax.set_xlim(right=1.01)
-    _label(axes[0], rows)
-    return figure
+    _name_rows(axes[0], rows)
+    return plot
 
 
 def error_rates(metrics: dict) -> Figure:
-    """Share of wrong decisions by diagnosis, site, age, way of diagnosis and image quality."""
-    tables = metrics["errors"]
-    names = list(tables)
-    halves = [{k: tables[k] for k in names[0::2]}, {k: tables[k] for k in names[1::2]}]
-    height = 1.0 + 0.21 * max(len(rows_of(half)) for half in halves)
-    figure, axes = blank(9.5, height, 2)
-    for ax, half in zip(axes, halves, strict=True):
-        rows = rows_of(half)
-        _column(ax, rows, "error_rate", metrics["error_rate"])
-        _label(ax, rows)
+    """Draw the share of wrong decisions by diagnosis, site, age, way of diagnosis and quality."""
+    factors = list(metrics["errors"].items())
+    halves = [rows_of(dict(factors[start::2])) for start in (0, 1)]
+    plot, axes = blank(9.5, 1.0 + 0.21 * max(map(len, halves)), 2)
+    for ax, rows in zip(axes, halves, strict=True):
+        _draw_levels(ax, rows, "error_rate", metrics["error_rate"])
+        _name_rows(ax, rows)
         ax.set_xlabel("share of wrong decisions", fontsize=8)
         ax.set_xlim(left=0)
-    return figure
+    return plot
+
+
+def _draw_levels(axes: Axes, rows: list[Row], key: str, overall: float | None) -> None:
+    """Draw one metric: a square and its interval per level, or why there is none."""
+    if overall is not None:
+        axes.axvline(overall, color=ORANGE, ls="--", lw=1.2, zorder=1)
+    for y, (_, entry) in enumerate(rows):
+        if entry is None:
+            continue
+        value, bounds = entry.get(key), entry.get("ci95", {}).get(key)
+        if value is None:
+            text = "n < 20" if "note" in entry else "one class only"
+            place = axes.get_yaxis_transform()  # x in shares of the axis, y in data
+            paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.text(
+                0.02, y, text, va="center", fontsize=7, color=GREY, transform=place, bbox=paper
+            )
+            continue
+        if bounds:
+            axes.plot(bounds, [y, y], color=BLUE, lw=1.6)
+        axes.plot(value, y, "s", color=BLUE, ms=5)
+    axes.grid(axis="x", alpha=0.25)
+    axes.tick_params(axis="y", length=0)
+
+
+def _name_rows(axes: Axes, rows: list[Row]) -> None:
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    for tick, (_, entry) in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if entry is None else "normal")
+    axes.set_ylim(len(rows) - 0.3, -0.7)

@@ -1,4 +1,4 @@
-"""What all pages share: their templates and filters, and how a folder of results is written.
+"""What all pages share: templates, filters, names of metrics; and how their folder is written.
 
     text = template("comparison.html.j2").render(summary=summary)
     write_files(Path("reports/a-b"), {"report.html": text, "comparison.json": as_json(summary)})
@@ -7,7 +7,7 @@ Every page extends ``templates/base.html.j2`` and opens offline.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,37 @@ import jinja2
 
 from pipeline.errors import DataError
 from pipeline.files import write_file
+from pipeline.ham10000.taxonomy import DX_NAMES, MALIGNANT
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
+METRIC_NAMES = {
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC (average precision)",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy",
+    "brier": "Brier score (lower is better)",
+    "ece": "Calibration error (lower is better)",
+    "partial_auc_tpr80": "Partial AUC above 80 % sensitivity (0 to 0.2)",
+    "sensitivity_at_specificity_90": "Sensitivity at 90 % specificity",
+    "sensitivity_at_specificity_95": "Sensitivity at 95 % specificity",
+    "specificity_at_sensitivity_90": "Specificity at 90 % sensitivity",
+    "specificity_at_sensitivity_95": "Specificity at 95 % sensitivity",
+    "precision": "Precision, malignant",
+    "npv": "Negative predictive value",
+    "f1": "F1, malignant",
+    "f1_benign": "F1, benign",
+    "mcc": "Matthews correlation",
+    "nll": "Negative log-likelihood",
+    **{f"recall_{dx}": f"Recall of {DX_NAMES[dx]} ({dx})" for dx in sorted(MALIGNANT)},
+}
+"""Metrics that pages list, in the order of their table."""
+
 
 def template(name: str, *folders: Path) -> jinja2.Template:
-    """Return a template of the evaluation room, or of ``folders``, which are searched first.
+    """Return a template of this room, or of ``folders``, which are searched first.
 
     Values are escaped; an undefined one is an error. The filters ``figure``, ``ci`` and
     ``thousands`` write numbers.
@@ -37,12 +62,12 @@ def template(name: str, *folders: Path) -> jinja2.Template:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """Write a figure; a dash where it is not defined."""
+    """Return a figure as text; a dash where it is not defined."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def ci(bounds: tuple[float, float] | None, digits: int = 3) -> str:
-    """Write an interval; a dash where there is none."""
+def ci(bounds: Sequence[float] | None, digits: int = 3) -> str:
+    """Return an interval as text; a dash where there is none."""
     return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}" if bounds else "–"
 
 

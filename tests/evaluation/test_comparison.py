@@ -1,3 +1,5 @@
+"""Paired tests of two models, against their published definitions."""
+
 import numpy as np
 import pytest
 from scipy import stats

@@ -1,7 +1,6 @@
 """eval.py as a user types it, on a small checkpoint with random weights."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ QUICK = ("--resamples", "20", "--cases", "2", "--batch-size", "8")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, packed):
-    """A seven-class model that has seen the train and val splits of ``packed``."""
+    """A seven-class model with random weights, trained on train and val of ``packed``."""
     torch.manual_seed(0)
     shards = open_shards(packed)
     folder = tmp_path_factory.mktemp("run") / "best"
@@ -59,13 +58,11 @@ def test_a_report_judges_every_image_of_the_split_once(judged, packed):
 
 def test_two_processes_write_the_same_predictions(judged, checkpoint, packed, tmp_path):
     flags = ["--checkpoint", checkpoint, "--shards", packed, "--out", tmp_path / "two", *QUICK]
-    words = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "eval.py"]
-    words += flags
-    launcher = Path(sys.executable).parent / "accelerate"
-    done = subprocess.run([launcher, *map(str, words)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=300, env={**os.environ}, check=False)  # fmt: skip
+    launch = ["launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "eval.py"]
+    words = [Path(sys.executable).parent / "accelerate", *launch, *map(str, flags)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("report:") == 1  # one rank speaks
+    assert done.stdout.count("report:") == 1  # only the main process prints
     one = (judged / "predictions.csv").read_bytes()
     assert (tmp_path / "two" / "predictions.csv").read_bytes() == one
 
@@ -78,18 +75,18 @@ def test_another_batch_size_and_the_dali_backend_agree(
         ("batch", ("--batch-size", "5"), 1e-5),
         ("dali", ("--backend", "dali"), 0.05),
     ):
-        done = command("eval.py", "--checkpoint", checkpoint, "--shards", packed, "--out",
-                       tmp_path / name, *QUICK, *flags)  # fmt: skip
+        where = ("--checkpoint", checkpoint, "--shards", packed, "--out", tmp_path / name)
+        done = command("eval.py", *where, *QUICK, *flags)
         assert done.returncode == 0, done.stderr
         found = pd.read_csv(tmp_path / name / "predictions.csv")["prob_malignant"]
         np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
-def test_seen_samples_are_refused_unless_allowed_and_then_shown(
+def test_training_samples_are_refused_unless_allowed_and_then_reported(
     checkpoint, packed, command, tmp_path
 ):
-    words = ("eval.py", "--checkpoint", checkpoint, "--shards", packed, "--split", "val",
-             "--out", tmp_path / "out", *QUICK)  # fmt: skip
+    where = ("--checkpoint", checkpoint, "--shards", packed, "--out", tmp_path / "out")
+    words = ("eval.py", *where, "--split", "val", *QUICK)
     refused = command(*words)
     assert refused.returncode == 2
     assert "--allow-leak" in refused.stderr
@@ -111,8 +108,10 @@ def test_predict_and_export(checkpoint, packed, synthetic_source, command, tmp_p
     assert list(pd.read_csv(out / "predictions.csv")["image"]) == [str(image)]
     assert (out / "predictions.png").is_file()
     target = tmp_path / "model.onnx"
-    done = command("eval.py", "export", "--checkpoint", checkpoint, "--onnx", target, "--shards",
-                   packed, "--images", "5")  # fmt: skip
+    done = command(
+        *("eval.py", "export", "--checkpoint", checkpoint, "--onnx", target),
+        *("--shards", packed, "--images", "5"),
+    )
     assert done.returncode == 0, done.stderr
     assert target.is_file()
 
@@ -126,8 +125,26 @@ def test_predict_and_export(checkpoint, packed, synthetic_source, command, tmp_p
         (("compare", "nowhere"), "at least two report folders"),
     ],
 )
-def test_a_mistake_is_told_in_one_message_with_exit_code_2(words, message, command):
+def test_a_mistake_ends_with_one_message_and_exit_code_2(words, message, command):
     done = command("eval.py", *words)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+WITHOUT_TORCH = """
+import runpy, sys
+try:
+    runpy.run_path("eval.py", run_name="__main__")
+finally:
+    heavy = {"torch", "accelerate"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+
+
+def test_reports_are_compared_without_importing_torch(judged, command, tmp_path):
+    out = tmp_path / "both"
+    done = command("-c", WITHOUT_TORCH, "compare", judged, judged, "--out", out, "--resamples", "9")
+    assert done.returncode == 0, done.stderr
+    assert "ROC-AUC +0.0000, p = 1.0000" in done.stdout
+    assert (out / "report.html").is_file()

@@ -1,0 +1,234 @@
+"""The files that a person opens."""
+
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline import files
+from pipeline.errors import DataError
+from pipeline.evaluation import flags
+from pipeline.evaluation.image_files import find_images, read_image, write_predictions
+from pipeline.evaluation.metrics.summary import summarise
+from pipeline.evaluation.predictions import scored
+from pipeline.evaluation.report.cases import choose
+from pipeline.evaluation.report.comparison import write_comparison
+from pipeline.evaluation.report.data_card import DataCard
+from pipeline.evaluation.report.judgement import write_report
+from pipeline.evaluation.report.page import write_files
+from pipeline.evaluation.report.pictures import centre_square, image_quality, measure
+
+MODEL = {
+    **{"arch": "resnet18", "task": "dx", "dropout": 0.0, "image_size": 64, "epoch": 1, "step": 2},
+    **{"seed": 0, "weights_sha256": "ab" * 32, "git_revision": "cd" * 20, "val_roc_auc": 0.9},
+    **{"threshold": 0.4, "temperature": 2.0, "bias": -0.5, "target_sensitivity": None},
+    "manifest_sha256": "ef" * 32,
+}
+MANIFEST = {
+    "source": {"kind": "ham10000"},
+    "split": {"by": "lesion", "val_fraction": 0.2, "test_fraction": 0.15, "seed": 0},
+    "encode": {"image_size": 64},
+    "labels": "dx",
+    "counts": {"train": 10, "val": 5, "test": 400, "rejected": 3},
+}
+
+
+def written(out, frame, *, leak=0, threshold=None, shown=True):
+    metrics = summarise(frame, threshold=0.4, temperature=2.0, resamples=20)
+    chosen = choose(frame, threshold=0.4, each=3, seed=0)
+    rng = np.random.default_rng(0)
+    pair = tuple(rng.integers(0, 255, (2, 144, 144, 3), dtype=np.uint8))
+    rows = {int(row) for rows in chosen.values() for row in rows} if shown else set()
+    card = DataCard(
+        flags.JudgeFlags(
+            data=flags.DataFlags(checkpoint=Path("runs/<b>best")),
+            method=flags.MethodFlags(threshold=threshold),
+        ),
+        model=MODEL,
+        manifest=MANIFEST,
+        manifest_sha256="ef" * 32,
+        leak={"images": leak, "lesions": leak, "groups of lesions": leak},
+        num_training=15,
+        tta="none",
+        backend="portable on cpu",
+        command="python eval.py",
+    )
+    metrics["provenance"] = card.provenance()
+    write_report(out, frame, metrics, card, dict.fromkeys(rows, pair), chosen)
+    return (out / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, unchanged):
+    """A report's folder, and the moments of its writing (see pipeline.files). Read only."""
+    out, moments = tmp_path_factory.mktemp("reports") / "out", []
+    files.watchers.append(lambda moment, what: moments.append((moment, Path(what).name)))
+    written(out, unchanged)
+    files.watchers.clear()
+    return out, moments
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [v for k, v in attrs if k == "id"]
+
+
+def test_a_report_is_complete_and_opens_offline(report):
+    out, _ = report
+    names = {p.name for p in out.iterdir()}
+    plots = ("roc", "precision_recall", "confusion_matrix", "calibration", "subgroups")
+    sheets = ("sample_predictions", "misclassified")
+    assert names >= {f"{name}.png" for name in (*plots, *sheets)}
+    assert names >= {"metrics.json", "predictions.csv", "report.html"}
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
+    text = (out / "report.html").read_text()
+    page = Page(text)
+    sources = [a[k] for _, a in page.tags for k in ("src", "href") if k in a]
+    assert all(s.startswith(("data:", "#")) for s in sources)
+    assert {s[1:] for s in sources if s.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    images = [a for tag, a in page.tags if tag == "img"]
+    assert len(images) > 20
+    assert all(a.get("alt") for a in images)
+    assert "<b>best" not in text  # names that users chose are escaped
+    assert "runs/&lt;b&gt;best" in text
+    assert len(text) < 3_000_000
+
+
+def test_the_first_screen_holds_headlines_baselines_and_warnings(tmp_path, report, predictions):
+    text = (report[0] / "report.html").read_text()
+    first = text[: text.index('id="curves"')]
+    assert "Not a medical device" in first
+    assert re.search(r"ROC-AUC</span><span class=\"value\">0\.\d{3}", first)
+    assert "always “benign”" in first
+    assert "Leak" not in first
+    assert "given by hand" not in first
+    text = written(tmp_path / "b", predictions, leak=4, threshold=0.4)
+    assert re.search(r'class="alarm" role="alert">Leak: .*4 images, 4 lesions', text)
+    assert "was given by hand (--threshold)" in text
+
+
+def test_the_card_says_what_was_judged_on_what_and_how(report):
+    text = (report[0] / "report.html").read_text()
+    card = re.sub(r"<[^>]+>", " ", text[text.index('id="card"') : text.index("<footer>")])
+    for fact in (
+        *("resnet18 (torchvision)", "ab" * 32, "the best Youden index", "bias -0.5000", "portable"),
+        *("ham10000 layout, 415 images", "400 images of", "by group of lesions", "shorter side 64"),
+        *("none of the 15 images", "20 resamples", "No diagnosis, triage or treatment"),
+        *("Skin tone", "Reference standard", "python eval.py"),
+    ):
+        assert fact in card, fact
+
+
+def test_a_binary_report_without_mistakes_or_quality_is_written_too(tmp_path, predictions):
+    binary = predictions.loc[:, :"dx_type"].assign(predicted=predictions["label"])
+    binary["prob_malignant"] = binary["prob_uncalibrated"] = 0.1 + 0.8 * binary["label"]
+    text = written(tmp_path / "out", binary)
+    assert "Seven classes" not in text
+    assert text.count("<p>None.</p>") == 2
+
+
+def test_every_file_is_renamed_into_place_and_metrics_json_last(report):
+    out, moments = report
+    renamed = [name for moment, name in moments if moment == "rename"]
+    assert renamed[-1] == "metrics.json"
+    assert sorted(renamed) == sorted(p.name for p in out.iterdir())
+
+
+def test_a_report_that_cannot_be_drawn_leaves_the_old_one(tmp_path, predictions):
+    out = tmp_path / "out"
+    write_files(out, {"report.html": "old page", "metrics.json": "old metrics"})
+    with pytest.raises(KeyError):
+        written(out, predictions, shown=False)
+    assert {p.name: p.read_text() for p in out.iterdir()} == {
+        "report.html": "old page",
+        "metrics.json": "old metrics",
+    }
+
+
+def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write a report into .*file.out"):
+        write_files(tmp_path / "file" / "out", {"metrics.json": "{}"})
+
+
+def test_reports_side_by_side(tmp_path, report, predictions):
+    worse = predictions.assign(prob_malignant=predictions["prob_malignant"].to_numpy()[::-1])
+    worse["predicted"] = (worse["prob_malignant"] >= 0.4).astype(int)
+    written(tmp_path / "b", worse)
+    first, second = report[0], tmp_path / "b"
+    found = write_comparison(tmp_path / "ab", [first, second, first], resamples=50)
+    differing, same = found["comparisons"]
+    assert differing["metrics"]["roc_auc"]["difference"] < -0.2
+    assert differing["delong"]["p"] < 1e-6
+    assert same["metrics"]["roc_auc"]["difference"] == 0
+    text = (tmp_path / "ab" / "report.html").read_text()
+    assert "McNemar" in text
+    names = {p.name for p in (tmp_path / "ab").iterdir()}
+    assert names == {"comparison.json", "report.html", "roc.png"}
+    with pytest.raises(DataError, match="does not exist"):
+        write_comparison(tmp_path / "x", [first, tmp_path / "none"])
+
+
+def jpeg(array):
+    out = BytesIO()
+    Image.fromarray(array).save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+def test_a_blurred_image_is_less_sharp_and_a_darker_one_less_bright():
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    sharp = np.kron(noise, np.ones((4, 4, 1), np.uint8))
+    blurred = np.asarray(Image.fromarray(noise[:15, :20]).resize((320, 240)))
+    assert measure(jpeg(sharp))[0] > 5 * measure(jpeg(blurred))[0]
+    assert measure(jpeg(sharp // 2))[1] == pytest.approx(measure(jpeg(sharp))[1] / 2, rel=0.05)
+    assert image_quality(lambda _: jpeg(sharp), range(3), workers=2).shape == (3, 2)
+
+
+def test_the_centre_square_is_what_the_model_sees():
+    image = np.zeros((60, 100, 3), np.uint8)
+    image[:, 20:80] = 200  # the centre square of 60 pixels
+    assert (centre_square(image, 30) == 200).all()
+    assert centre_square(image, 30).shape == (30, 30, 3)
+
+
+def test_image_files_are_found_read_and_their_predictions_written(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    folder = tmp_path / "in" / "deep"
+    folder.mkdir(parents=True)
+    Image.fromarray(picture).save(folder / "b.png")
+    Image.fromarray(picture).convert("CMYK").save(folder / "a.jpg")
+    (folder / "notes.txt").write_text("no image")
+    paths = find_images([tmp_path / "in", folder / "b.png"])
+    assert [p.name for p in paths] == ["a.jpg", "b.png"]
+    np.testing.assert_array_equal(read_image(paths[1]), picture)
+    assert read_image(paths[0]).shape == (30, 40, 3)
+
+    def write(name, *probabilities):
+        prob = np.array(probabilities)
+        table = scored(0.5, prob_malignant=prob, prob_uncalibrated=prob)
+        write_predictions(tmp_path / name, paths, table, [picture] * 2, threshold=0.5, most=1)
+
+    write("out", 0.2, 0.7)
+    again = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(again["predicted"]) == [0, 1]
+    assert list(again["image"]) == [str(path) for path in paths]
+    assert Image.open(tmp_path / "out" / "predictions.png").width > 0
+    with pytest.raises(DataError, match=r"first: .*b\.png, nan.*diverged"):
+        write("nan", 0.2, np.nan)
+    (folder / "c.jpg").write_bytes(b"\xff\xd8 broken")
+    with pytest.raises(DataError, match=r"c\.jpg: cannot be read"):
+        read_image(folder / "c.jpg")
+    with pytest.raises(DataError, match="no such image"):
+        find_images([tmp_path / "nothing"])
