@@ -13,6 +13,7 @@ resumes: start the same command again. Several processes may fill one file: give
 with ``--only``.
 """
 
+import fcntl
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from benchmarks.search import ROOT, Figures, records, run, spread
 from pipeline.cli import guard, parse
 from pipeline.errors import DataError
 from pipeline.files import write_file
-from pipeline.search.lease import locked
 from pipeline.shards.dataset import open_shards
 
 RECIPE = (
@@ -146,7 +146,8 @@ def judged(options: Options, name: str) -> Figures:
 def keep(path: Path, setting: dict, name: str, figures: Figures) -> None:
     """Add a row to the file, beside rows that other processes have added."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(f".{path.name}.lock")):
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         rows = finished(path, setting) | {name: figures}
         write_file(path, json.dumps({"setting": setting, "rows": rows}, indent=2) + "\n")
 

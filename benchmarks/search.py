@@ -68,8 +68,6 @@ class Options:
     """Pixels."""
     only: tuple[str, ...] = ()
     """Parameters to search, as in pipeline.search; all when none are named."""
-    reduction: int = 2
-    """At each comparison one trial in so many goes on."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Of the rows; the search's trials have seed 0."""
     rows: tuple[str, ...] = ROWS
@@ -92,7 +90,7 @@ class Options:
 def main() -> None:
     """Search, train and judge what is not in the file yet, and print the table."""
     options = parse(Options, about="A search's best flags against the defaults.")
-    names = ("trials", "epochs", "image_size", "reduction")
+    names = ("trials", "epochs", "image_size")
     setting = {
         **{name: getattr(options, name) for name in names},
         **{"only": list(options.only), "fixed": list(options.fixed)},
@@ -118,21 +116,20 @@ def keep(options: Options, setting: dict, done: dict[str, Figures]) -> None:
 
 
 def search(options: Options) -> Figures:
-    """Run the search, or go on with it; return what it cost."""
+    """Run the search, or continue it; return what it cost."""
     only = ["--only", *options.only] if options.only else []
     study = options.runs / "study"
     run(
         *("-m", "pipeline.search", "--shards", options.shards, "--out", study),
         *("--trials", options.trials, "--epochs", options.epochs, *only),
-        *("--reduction", options.reduction, "--command", f"python {ROOT / 'train.py'}"),
-        *("--", *options.alike, *RECIPE),
+        *("--command", "python train.py", "--", *options.alike, *RECIPE),
     )
     trials = records(study / "trials.csv")
     states = [trial["state"] for trial in trials]
     return {
         "minutes": sum(trial["minutes"] for trial in trials),
-        **{state: states.count(state) for state in ("done", "pruned", "failed")},
-        "best_roc_auc": max(t["roc_auc"] for t in trials if t["state"] == "done"),
+        **{state: states.count(state) for state in ("complete", "pruned", "failed")},
+        "best_roc_auc": max(t["roc_auc"] for t in trials if t["state"] == "complete"),
     }
 
 
@@ -192,9 +189,9 @@ def table(options: Options, done: dict[str, Figures]) -> str:
         lines.append(f"| {row} | {' | '.join(cells)} |")
     cost = done["search"]
     lines.append(
-        f"\nThe search: {cost['minutes']:.1f} minutes of training, {cost['done']} trials done, "
-        f"{cost['pruned']} pruned, {cost['failed']} failed; its best trial had a validation "
-        f"ROC-AUC of {cost['best_roc_auc']:.4f}."
+        f"\nThe search: {cost['minutes']:.1f} minutes of training, {cost['complete']} trials "
+        f"complete, {cost['pruned']} pruned, {cost['failed']} failed; its best trial had a "
+        f"validation ROC-AUC of {cost['best_roc_auc']:.4f}."
     )
     if "searched" in options.rows:
         lines.append(f"Searched flags: {' '.join(flags_of(options, 'searched'))}")

@@ -1,13 +1,13 @@
 """What a search varies: parameters with their ranges, and the flags of train.py that they mean.
 
-    space = choose_space(default_space("adam"), only=("lr", "arch"), fixed=("--image-size", "64"))
-    words = flags({"lr": 3e-4, "augment": "strong"})  # --lr 0.0003 --augment strong
+    space = make_space(SearchFlags(only=("lr", "arch"), fixed=("--image-size", "64")))
+    words = words_of({"lr": 3e-4, "augment": "strong"})  # --lr 0.0003 --augment strong
 
 A parameter is a flag of train.py without its dashes, or "remedy", which stands for several.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from optuna.distributions import (
 from optuna.trial import Trial
 
 from pipeline.errors import DataError
+from pipeline.search.flags import RESERVED, SearchFlags
 
 Space = dict[str, BaseDistribution]
-"""Parameters by name, each with where its values come from."""
+"""Distributions by parameter."""
 
 REMEDY = "remedy"
-"""The parameter that decides what is done about imbalance."""
+"""The parameter that chooses the remedy for class imbalance."""
 
 REMEDIES: dict[str, tuple[str, ...]] = {
     "none": ("--class-weights", "none"),
@@ -38,26 +39,59 @@ REMEDIES: dict[str, tuple[str, ...]] = {
 """The flags of each remedy."""
 
 REMEDY_FLAGS = ("--class-weights", "--loss", "--balance")
-"""Given as fixed flags, they take the remedy out of the search."""
+"""The flags that a remedy sets; one of them fixed takes the remedy out of the search."""
 
 RATES = {"adam": (3e-5, 3e-3), "adamw": (3e-5, 3e-3), "sgd": (1e-3, 3e-1)}
 DECAYS = {"adam": (1e-7, 1e-3), "adamw": (1e-3, 3e-1), "sgd": (1e-6, 1e-2)}
 """Ranges by optimiser: adamw's decay is decoupled from the gradient, so its scale is another."""
 
-SIZES = (16, 32, 64, 128)
-AUGMENTS = ("none", "basic", "strong", "trivial")
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "efficientnet_b0")
+
+def make_space(flags: SearchFlags) -> Space:
+    """Return what is searched; train.py's parser has accepted each choice and each end of a range.
+
+    Raises:
+        DataError: an unknown parameter, a reserved one, or none.
+    """
+    optimizer = flags.train_flags().optimisation.optimizer
+    space = read_space(flags.space) if flags.space else default_space(optimizer)
+    if unknown := [name for name in flags.only if name not in space]:
+        raise DataError(
+            f"--only {unknown[0]}: there is no such parameter; there are {', '.join(space)}"
+        )
+    for name in list(space):
+        sets = REMEDY_FLAGS if name == REMEDY else (f"--{name}",)
+        if (flags.only and name not in flags.only) or flags.fixes(*sets):
+            del space[name]
+    if reserved := [name for name in space if f"--{name}" in RESERVED]:
+        raise DataError(f"--space {flags.space}: {reserved[0]} is set by the search itself")
+    if len(flags.epochs) == 2:
+        space["epochs"] = IntDistribution(min(flags.epochs), max(flags.epochs))
+    if not space:
+        raise DataError("nothing is left to search: every parameter is fixed; fix fewer flags")
+    choices = {name: choices_of(values) for name, values in space.items()}
+    for number in range(max(map(len, choices.values()))):
+        corner = {name: values[number % len(values)] for name, values in choices.items()}
+        flags.train_flags(*words_of(corner))
+    return space
+
+
+def choices_of(values: BaseDistribution) -> tuple[Any, ...]:
+    """Return the choices of a distribution, or its two ends."""
+    if isinstance(values, CategoricalDistribution):
+        return values.choices
+    assert isinstance(values, (FloatDistribution, IntDistribution))
+    return values.low, values.high
 
 
 def default_space(optimizer: str) -> Space:
-    """Return everything that is searched where nothing else is said, but for the epochs."""
+    """Return the parameters that are searched without ``--space``, except the epochs."""
     return {
         "lr": FloatDistribution(*RATES[optimizer], log=True),
         "weight-decay": FloatDistribution(*DECAYS[optimizer], log=True),
-        "batch-size": CategoricalDistribution(SIZES),
-        "augment": CategoricalDistribution(AUGMENTS),
+        "batch-size": CategoricalDistribution((16, 32, 64, 128)),
+        "augment": CategoricalDistribution(("none", "basic", "strong", "trivial")),
         REMEDY: CategoricalDistribution(tuple(REMEDIES)),
-        "arch": CategoricalDistribution(ARCHITECTURES),
+        "arch": CategoricalDistribution(("resnet18", "resnet34", "resnet50", "efficientnet_b0")),
     }
 
 
@@ -88,28 +122,8 @@ def distribution(entry: Any, where: str) -> BaseDistribution:
         ) from error
 
 
-def choose_space(space: Space, *, only: Sequence[str], fixed: Sequence[str]) -> Space:
-    """Return the part of ``space`` that is named in ``only`` (all if empty) and not fixed."""
-    unknown = [name for name in only if name not in space]
-    if unknown:
-        raise DataError(
-            f"--only {unknown[0]}: there is no such parameter; there are {', '.join(space)}"
-        )
-    given = {word.partition("=")[0].replace("_", "-") for word in fixed if word.startswith("--")}
-    return {
-        name: values
-        for name, values in space.items()
-        if (not only or name in only) and not given.intersection(flags_of(name))
-    }
-
-
-def flags_of(name: str) -> tuple[str, ...]:
-    """Return the flags of train.py that a parameter decides."""
-    return REMEDY_FLAGS if name == REMEDY else (f"--{name}",)
-
-
-def flags(parameters: Mapping[str, Any]) -> list[str]:
-    """Return the words of train.py's command line that a trial's parameters mean."""
+def words_of(parameters: Mapping[str, Any]) -> list[str]:
+    """Return a trial's parameters as words of train.py's command line."""
     words: list[str] = []
     for name, value in parameters.items():
         if name == REMEDY:
@@ -122,16 +136,10 @@ def flags(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def suggest(trial: Trial, name: str, values: BaseDistribution) -> Any:
-    """Return the trial's value of a parameter; the one that it has, if it has one."""
-    match values:
-        case CategoricalDistribution():
-            return trial.suggest_categorical(name, values.choices)
-        case IntDistribution():
-            return trial.suggest_int(
-                name, values.low, values.high, step=values.step, log=values.log
-            )
-        case FloatDistribution():
-            return trial.suggest_float(
-                name, values.low, values.high, step=values.step, log=values.log
-            )
-    raise AssertionError(values)
+    """Return a trial's value of a parameter: the one stored with it, else a new one."""
+    if isinstance(values, CategoricalDistribution):
+        return trial.suggest_categorical(name, values.choices)
+    if isinstance(values, IntDistribution):
+        return trial.suggest_int(name, values.low, values.high, step=values.step, log=values.log)
+    assert isinstance(values, FloatDistribution)
+    return trial.suggest_float(name, values.low, values.high, step=values.step, log=values.log)

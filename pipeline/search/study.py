@@ -1,111 +1,159 @@
-"""The study on its storage: opened or made, and the same for everybody who works on it.
+"""The study in its database: opened or made, and which of its trials count.
 
-study = open_study(Path("runs/search"), storage="", name="search", pruner=..., setting={...})
+    study = open_study(flags, setting={"space": ...}, heartbeat=10, grace=60)
+    for trial in runs(study): ...
+
+Optuna records a heartbeat for each running trial. A trial without one for the grace is failed by
+the next process that starts a trial, and queued again as a new trial with the same parameters,
+values and attributes. The attribute RUN ties the two: the new trial continues in the old one's run
+folder, and counts in its place.
 """
 
-import json
-from pathlib import Path
-from typing import Any
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from optuna.exceptions import StorageInternalError
+from optuna.pruners import HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import DataError
-from pipeline.search.lease import locked
+from pipeline.search.flags import SearchFlags
 
-SETTING, MANIFEST = "setting", "manifest_sha256"
-"""Attributes of a study: what its trials have in common; the digest of their shards."""
+SETTING = "setting"
+"""Attribute of a study: what its trials have in common."""
+
+RUN, STARTED, SECONDS, REASON = "run", "started", "seconds", "reason"
+"""Attributes of a trial: number of its run folder, its own number once its training starts, seconds
+of training so far, why it failed."""
+
+MIN_EPOCHS, REDUCTION = 1, 3
+"""Of the pruners: epochs before the first comparison; one trial in so many continues after each,
+and comparisons are so many times further apart."""
+
+ATTEMPTS = 5
+"""To open the database: several processes may be making its tables."""
+
+T = TypeVar("T")
+
+
+class Storage(RDBStorage):
+    """A database whose heartbeats survive an outage: Optuna's thread ends at the first error."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Record a heartbeat, or leave it to the next one."""
+        with contextlib.suppress(StorageInternalError):
+            super().record_heartbeat(trial_id)
 
 
 def open_study(
-    out: Path, *, storage: str, name: str, pruner: BasePruner, setting: dict[str, Any]
+    flags: SearchFlags, *, setting: dict[str, Any], heartbeat: int, grace: int
 ) -> optuna.Study:
     """Return the study, made where there is none.
 
     Args:
-        out: STUDY.
-        storage: address of the storage; empty for SQLite in STUDY.
-        name: in the storage.
-        pruner: what ends trials early.
-        setting: flags and ranges, compared with those that the study was begun with.
+        flags: of the search.
+        setting: flags, ranges and shards, compared with those of the study's first process.
+        heartbeat: seconds between a trial's heartbeats.
+        grace: seconds without one after which a trial is retried.
 
     Raises:
-        DataError: where the storage cannot be opened, or the study was begun otherwise.
+        DataError: the database cannot be opened, or the study has another setting.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--out {out}: cannot be written ({error})") from error
-    with locked(out / ".lock"):  # SQLite's tables are to be made by one process
+    attempt = 0
+    while True:
+        attempt += 1
         try:
-            study = optuna.create_study(
-                storage=open_storage(storage or f"sqlite:///{(out / 'study.db').absolute()}"),
-                study_name=name,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=pruner,
-            )
+            study = connect(flags, heartbeat=heartbeat, grace=grace)
+            break
         except Exception as error:  # whatever a database's driver raises, or that there is none
-            raise DataError(
-                f"--storage {storage or out / 'study.db'}: cannot be opened "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        check_setting(study, setting, where=storage or str(out))
+            if attempt == ATTEMPTS or isinstance(error, (ImportError, ValueError)):
+                kind = flags.storage.partition(":")[0] or "sqlite"  # the URL may hold a password
+                raise DataError(
+                    f"--storage {kind}, --out {flags.out}: the study cannot be opened "
+                    f"({type(error).__name__}: {error}); expected a database URL as "
+                    "postgresql://USER@HOST/DB (pip install 'dermpipe[postgres]') or sqlite:///FILE"
+                ) from error
+            time.sleep(0.2 * attempt)
+    stored = study.user_attrs.get(SETTING)
+    if stored is None:
+        study.set_user_attr(SETTING, setting)
+    elif stored != setting:
+        changed = [f"{name}: {value}" for name, value in stored.items() if setting[name] != value]
+        raise DataError(
+            f"the study {study.study_name!r} was begun with other flags, ranges or shards "
+            f"({'; '.join(changed)}); give the same to continue it, or another --out (and "
+            "--study-name)"
+        )
     return study
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Return a database, Redis, or, where there is no "://", a journal file."""
-    if url.startswith("redis"):
-        return JournalStorage(JournalRedisBackend(url))
-    if "://" not in url:
-        return JournalStorage(JournalFileBackend(url))
-    waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs=waiting)
+def connect(flags: SearchFlags, *, heartbeat: int, grace: int) -> optuna.Study:
+    """Return the study, made where there is none; raises what the database's driver does."""
+    flags.out.mkdir(parents=True, exist_ok=True)
+    url = flags.storage or f"sqlite:///{(flags.out / 'study.db').absolute()}"
+    sqlite: dict[str, Any] = {"connect_args": {"timeout": 60}}  # seconds to wait for its one lock
+    storage = Storage(
+        url,
+        engine_kwargs=sqlite if url.startswith("sqlite") else {"pool_pre_ping": True},
+        heartbeat_interval=heartbeat,
+        grace_period=grace,
+        heartbeat_stale_trial_callback=retry,
+    )
+    pruners = {  # Li et al. 2020, Li et al. 2018
+        "asha": SuccessiveHalvingPruner(min_resource=MIN_EPOCHS, reduction_factor=REDUCTION),
+        "hyperband": HyperbandPruner(MIN_EPOCHS, max(flags.epochs), REDUCTION),
+        "none": NopPruner(),
+    }
+    return optuna.create_study(
+        storage=storage,
+        study_name=flags.study_name or flags.out.absolute().name,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=pruners[flags.pruner],
+    )
 
 
-def check_setting(study: optuna.Study, setting: dict[str, Any], *, where: str) -> None:
-    """Keep the setting with the study, or refuse one that differs from what is kept."""
-    kept = study.user_attrs.get(SETTING)
-    if kept is None:
-        study.set_user_attr(SETTING, setting)
-    elif kept != setting:
-        changed = [name for name in setting if kept.get(name) != setting[name]]
-        was = "; ".join(f"{name}: {kept.get(name)}" for name in changed)
-        raise DataError(
-            f"the study {study.study_name!r} in {where} was begun with other flags or ranges "
-            f"({was}); give the same to go on, or another --out (and --study-name)"
-        )
+def retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue a trial again, with its parameters, values and attributes."""
+    RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, trial)
 
 
-def check_manifest(study: optuna.Study, folder: Path) -> None:
-    """Keep the digest of the shards that RUN was trained on, or refuse one that differs."""
-    here = json.loads((folder / "config.json").read_text())["manifest_sha256"]
-    known = study.user_attrs.get(MANIFEST)
-    if known is None:
-        study.set_user_attr(MANIFEST, here)
-    elif known != here:
-        raise DataError(
-            f"{folder}: trained on other shards (manifest {here[:12]}...) than the trials before "
-            f"it ({known[:12]}...), so they cannot be compared; give those shards, or another --out"
-        )
+def runs(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the last trial of each run folder: a retry takes the place of what it retries.
 
-
-def make_pruner(kind: str, *, min_epochs: int, max_epochs: int, reduction: int) -> BasePruner:
-    """Return successive halving (Li et al. 2020), Hyperband (Li et al. 2018), or nothing.
-
-    Args:
-        kind: "asha", "hyperband" or "none".
-        min_epochs: before the first comparison.
-        max_epochs: of the longest trial.
-        reduction: one in so many goes on.
+    A trial whose process died before its training, and thus its heartbeats, began does not count.
     """
-    match kind:
-        case "asha":
-            return SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=reduction)
-        case "hyperband":
-            return HyperbandPruner(min_epochs, max_epochs, reduction)
-        case _:
-            return NopPruner()
+    last: dict[int, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == TrialState.WAITING or trial.user_attrs.get(STARTED) == trial.number:
+            last[run_of(trial)] = trial
+    return list(last.values())
+
+
+def run_of(trial: FrozenTrial) -> int:
+    """Return the number of a trial's run folder, which is that of the first trial there."""
+    return trial.user_attrs.get(RUN, trial.number)
+
+
+def patiently(call: Callable[[], T], *, seconds: float = 60.0) -> T:
+    """Return what ``call`` returns; try again while the database does not answer.
+
+    Raises:
+        DataError: it has not answered for ``seconds``.
+    """
+    give_up = None
+    while True:
+        try:
+            return call()
+        except StorageInternalError as error:
+            give_up = give_up or time.monotonic() + seconds
+            if time.monotonic() > give_up:
+                raise DataError(
+                    f"the study's database has not answered for {seconds:.0f} s ({error}); start "
+                    "the same command again when it does: trainings have saved"
+                ) from error
+            time.sleep(0.5)

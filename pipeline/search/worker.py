@@ -1,252 +1,249 @@
-"""A process that works on a study: takes or makes trials, trains them, tells what came out."""
+"""Search for better flags of train.py: many trials, the worst of them ended early.
+
+    Optuna --parameters--> train.py in STUDY/trials/NNN --history.csv--> Optuna --> search.html
+
+    python -m pipeline.search --shards shards/ham10000 --trials 20 -- --image-size 64
+    python -m pipeline.search --only lr weight-decay --epochs 8 -- --arch resnet18
+    python -m pipeline.search --storage postgresql://USER@HOST/DB --study-name r34
+
+What follows `--` is given to every trial, and is not searched. A trial's value is its best
+validation ROC-AUC; the test split is not used. Several processes (one a GPU, with
+CUDA_VISIBLE_DEVICES) and several machines share a study through the same database and name. The
+trial of a process that has died is retried by another, or by the same command started again, from
+its last checkpoint where the run folder is at hand. Exit codes: those of train.py.
+"""
 
 import hashlib
-import shlex
+import shutil
+import signal
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import DataError
-from pipeline.search import lease as search_lease
-from pipeline.search import report as search_report
-from pipeline.search import space as search_space
-from pipeline.search import study as search_study
-from pipeline.search import trial as search_trial
-from pipeline.search.flags import Options, starter, train_config
-from pipeline.search.lease import ATTRIBUTE, Watch, lease_of, locked, new_lease
-from pipeline.search.space import Space
-from pipeline.search.trial import Attempt, Outcome, patiently
-from pipeline.training.processes import Interruption
+from pipeline.files import sha256
+from pipeline.search import report
+from pipeline.search.flags import SearchFlags
+from pipeline.search.space import Space, make_space, suggest, words_of
+from pipeline.search.study import REASON, RUN, STARTED, open_study, patiently, retry, run_of, runs
+from pipeline.search.trial import LOG, Attempt, FailedTrainingError, SearchInterrupted, TakenOver
 
-SURPLUS, REASON = "surplus", "reason"
-"""Attributes of trials: made beside the last one, so it does not count; why one failed."""
+HEARTBEAT, GRACE = 10, 60
+"""Seconds between a trial's heartbeats; without one after which it is retried, which is also the
+time that a training has to save and leave."""
 
 FAILURES = 3
-"""Trials that fail in a row, none having finished, before the search gives up."""
-
-GRACES = 6
-"""Heartbeats without a sign after which another machine's trial is taken over."""
+"""Failed trials, with none that has succeeded, after which the search gives up."""
 
 REDRAWN = 60.0
 """Seconds between drawings of the page while trials end."""
 
 
+def search(
+    flags: SearchFlags, *, heartbeat: int = HEARTBEAT, grace: int = GRACE, draw: bool = True
+) -> None:
+    """Run trials until the study has ``flags.trials``, then print the best flags.
+
+    Args:
+        flags: of the search.
+        heartbeat: seconds, at least 1.
+        grace: seconds, more than ``heartbeat``.
+        draw: write plots and page; the table is written in any case.
+
+    Raises:
+        DataError: a mistake in the flags, or no trial has succeeded.
+        SystemExit: interrupted by a signal; exit code 128 + its number.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", ExperimentalWarning)
+    space = make_space(flags)
+    setting = {
+        "every": list(flags.every),
+        "space": {name: str(values) for name, values in space.items()},
+        "manifest_sha256": sha256(read_manifest(flags.shards)),
+    }
+    study = open_study(flags, setting=setting, heartbeat=heartbeat, grace=grace)
+    worker = Worker(flags, space, study, grace, draw)
+    while worker.wanted():
+        patiently(worker.run_trial)
+        worker.write(last=False)
+    worker.finish()
+
+
+def read_manifest(shards: str) -> bytes:
+    """Return the bytes of the shards' manifest, wherever they are.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with fsspec.open(f"{shards.rstrip('/')}/manifest.json", "rb") as file:
+            return file.read()  # type: ignore[attr-defined]
+    except Exception as error:  # whatever a store's client raises
+        raise DataError(
+            f"--shards {shards}: manifest.json cannot be read ({error}); expected a folder or "
+            "s3://bucket/prefix that python -m pipeline.shards build has made"
+        ) from error
+
+
 @dataclass
-class Search:
+class Worker:
     """A process that works on a study."""
 
-    options: Options
+    flags: SearchFlags
     space: Space
     study: optuna.Study
-    interruption: Interruption
-    watch: Watch = field(init=False)
-    failures: int = 0
-    """Trials that failed here since one did not."""
+    grace: int
+    draw: bool
+    signal: int = 0
+    """SIGTERM or SIGINT once received."""
+    error: BaseException | None = None
+    """What ended the last trial."""
     drawn: float = field(default_factory=time.monotonic)
-    """When the page was last made, on this process's clock."""
-    holding: dict[int, int] = field(default_factory=dict)
-    """Descriptors of search.lock, by trial."""
+    """When the page was last written, on this process's clock."""
 
     def __post_init__(self) -> None:
-        """Start watching the others."""
-        self.watch = Watch(grace=GRACES * self.options.heartbeat)
+        """Take over SIGTERM and Ctrl-C; a second one ends the process at once."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.remember)
 
-    # -- which trial
+    def remember(self, number: int, _: object) -> None:
+        """Note a signal."""
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
 
-    def next_trial(self) -> optuna.Trial | None:
-        """Take a trial that was left, else make a new one; None when the study has enough."""
-        while not self.interruption.received:
-            with locked(self.options.out / ".lock"):
-                trials = patiently(self.live_trials)
-                running = [t for t in trials if t.state == TrialState.RUNNING]
-                standing = {t.number: self.watch.judge(t) for t in running}
-                for trial in running:
-                    if standing[trial.number] == "left" and (taken := self.take(trial)):
-                        return taken
-                if len(trials) < self.options.trials and (made := self.make()):
-                    return made
-            if "unknown" not in standing.values():
-                return None
-            time.sleep(min(1.0, self.options.heartbeat))
-        return None
+    def wanted(self) -> bool:
+        """Say whether to start another trial, having waited for those of other processes.
 
-    def live_trials(self) -> list[FrozenTrial]:
-        """Return the trials that count."""
-        found = self.study.get_trials(deepcopy=False)
-        return [trial for trial in found if SURPLUS not in trial.user_attrs]
+        Once enough trials have ended or run, waits for the running ones: should their process die,
+        this one retries them.
+        """
+        waiting = False
+        while not self.signal:
+            patiently(lambda: optuna.storages.fail_stale_trials(self.study))
+            states = [trial.state for trial in patiently(lambda: runs(self.study))]
+            succeeded = TrialState.COMPLETE in states or TrialState.PRUNED in states
+            if states.count(TrialState.FAIL) >= FAILURES and not succeeded:
+                return False
+            if TrialState.WAITING in states or len(states) < self.flags.trials:
+                return True
+            running = states.count(TrialState.RUNNING)
+            if not running:
+                return False
+            if not waiting:
+                print(f"waiting for {running} running trial(s) of other processes", flush=True)
+                waiting = True
+            time.sleep(1)
+        return False
 
-    def take(self, frozen: FrozenTrial) -> optuna.Trial | None:
-        """Go on with a trial that was left, unless another process is quicker."""
-        former = lease_of(frozen)
-        trial = optuna.Trial(self.study, frozen._trial_id)
-        if not self.claim(trial):
-            return None
-        mine = str(self.folder(trial.number).absolute())
-        if not former or (former.machine, former.folder) != (search_lease.this_machine(), mine):
-            time.sleep(search_lease.SETTLE)
-            now = lease_of(patiently(lambda: trial.storage.get_trial(trial._trial_id)))
-            if now is None or now.token != trial.user_attrs[ATTRIBUTE]["token"]:
-                self.let_go(trial)
-                return None
-        print(f"trial {trial.number}: going on where it was left", flush=True)
-        return trial
+    def run_trial(self) -> None:
+        """Let Optuna run a trial that waits, or a new one.
 
-    def make(self) -> optuna.Trial | None:
-        """Make a new trial with parameters; None where others have made the last one meanwhile."""
-        trial = patiently(self.study.ask)
-        self.claim(trial)
-        before = [t for t in patiently(self.live_trials) if t.number < trial.number]
-        if len(before) >= self.options.trials:
-            trial.set_user_attr(SURPLUS, True)
-            self.study.tell(trial, state=TrialState.FAIL)
-            self.let_go(trial)
-            return None
-        return trial
+        Raises:
+            StorageInternalError: the database does not answer; what it misses is retried later.
+        """
+        self.error = None
+        ours = (FailedTrainingError, SearchInterrupted, TakenOver)
+        try:
+            self.study.optimize(self.objective, n_trials=1, catch=ours)
+        except (ValueError, AssertionError, UpdateFinishedTrialError) as error:
+            # Optuna's, for the result of a trial that another process has failed, or the trial's
+            if error is self.error:
+                raise
+        except (StorageInternalError, UnboundLocalError) as error:
+            # the latter is Optuna 5.0's, when the database fails at the end of a trial
+            if isinstance(self.error, DataError):
+                raise self.error from error
+            raise StorageInternalError(str(error)) from error
 
-    def claim(self, trial: optuna.Trial) -> bool:
-        """Put our name on a trial; False where another process of this machine has it."""
-        folder = self.folder(trial.number)
-        held = search_lease.lock(folder / "search.lock")
-        if held is None:
-            return False
-        self.holding[trial.number] = held
-        frozen = patiently(lambda: trial.storage.get_trial(trial._trial_id))
-        lease = new_lease(folder, lease_of(frozen))
-        patiently(lambda: trial.set_user_attr(ATTRIBUTE, lease.stored()))
-        return True
+    def objective(self, trial: optuna.Trial) -> float:
+        """Return a trial's value; remembers what ended it instead."""
+        try:
+            return self.train(trial)
+        except BaseException as error:
+            self.error = error
+            raise
 
-    def let_go(self, trial: optuna.Trial) -> None:
-        """Give the trial's folder free."""
-        search_lease.release(self.holding.pop(trial.number))
+    def train(self, trial: optuna.Trial) -> float:
+        """Train a trial, print what becomes of it, and store what Optuna does not."""
+        number, parameters = patiently(lambda: self.begin(trial))
+        words, folder = words_of(parameters), self.folder(number)
+        epochs = self.flags.train_flags(*words).optimisation.epochs
+        attempt = Attempt(trial, folder, epochs, self.grace, lambda: self.signal != 0)
+        outcome = ""
+        try:
+            value = attempt.train(self.flags.training(folder, words))
+            outcome = f"complete, best ROC-AUC {value:.4f}"
+            return value
+        except (optuna.TrialPruned, TakenOver) as error:
+            outcome = str(error)
+            raise
+        except FailedTrainingError as error:
+            reason = str(error)
+            outcome = f"failed: {reason}"
+            patiently(lambda: trial.set_user_attr(REASON, reason))
+            raise
+        except BaseException as error:  # a signal, or a database that does not answer
+            outcome = str(error)
+            patiently(lambda: retry(self.study, attempt.stored()), seconds=5)
+            raise
+        finally:
+            print(f"trial {number}: {outcome}", flush=True)
 
-    # -- its training
-
-    def folder(self, number: int) -> Path:
-        """Return RUN of a trial."""
-        return self.options.out / "trials" / f"{number:03d}"
-
-    def parameters(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Return the trial's parameters, drawn now where it has none yet."""
-        seed = f"{self.options.seed} {trial.number}".encode()
+    def begin(self, trial: optuna.Trial) -> tuple[int, dict[str, Any]]:
+        """Return the number of a trial's run and its parameters, drawn now where it has none."""
+        seed = f"{self.flags.seed} {trial.number}".encode()
         self.study.sampler = optuna.samplers.TPESampler(
             seed=int.from_bytes(hashlib.sha256(seed).digest()[:4]),
-            n_startup_trials=min(10, max(4, self.options.trials // 4)),
-            multivariate=True,
+            n_startup_trials=min(10, max(4, self.flags.trials // 4)),
         )
-        return {name: search_space.suggest(trial, name, v) for name, v in self.space.items()}
+        parameters = {name: suggest(trial, name, v) for name, v in self.space.items()}
+        number = trial.user_attrs.get(RUN, trial.number)
+        trial.set_user_attr(RUN, number)
+        trial.set_user_attr(STARTED, trial.number)
+        shown = ", ".join(f"{name} {report.short(v)}" for name, v in parameters.items())
+        print(f"trial {number}: {shown}", flush=True)
+        return number, parameters
 
-    def work_on(self, trial: optuna.Trial) -> None:
-        """Train a trial and tell the study what came of it."""
-        folder, drawn = self.folder(trial.number), patiently(lambda: self.parameters(trial))
-        words = search_space.flags(drawn)
-        shown = ", ".join(f"{k} {search_report.short(v)}" for k, v in drawn.items())
-        print(f"trial {trial.number}: {shown}", flush=True)
-        attempt = Attempt(
-            trial,
-            folder,
-            lease=search_lease.Lease(**trial.user_attrs[ATTRIBUTE]),
-            epochs=train_config(self.options, words).optimisation.epochs,
-            heartbeat=self.options.heartbeat,
-            grace=self.options.grace,
-        )
-        given = ["--shards", self.options.shards, "--run-dir", str(folder)]
-        outcome = attempt.run(
-            [*starter(self.options.command), *given, *words, *self.options.every],
-            interrupted=lambda: self.interruption.received != 0,
-        )
-        self.tell(trial, attempt, outcome)
-        self.let_go(trial)
-        self.write(last=False)
+    def folder(self, number: int) -> Path:
+        """Return RUN."""
+        return self.flags.out / "trials" / f"{number:03d}"
 
-    def tell(self, trial: optuna.Trial, attempt: Attempt, outcome: Outcome) -> None:
-        """Write a start's outcome into the study, and say it."""
-        self.failures = self.failures + 1 if outcome.fate == "failed" else 0
-        match outcome.fate:
-            case "complete":
-                search_study.check_manifest(self.study, attempt.folder)
-                patiently(lambda: self.study.tell(trial, outcome.roc_auc, skip_if_finished=True))
-            case "pruned":
-                state = TrialState.PRUNED
-                patiently(lambda: self.study.tell(trial, state=state, skip_if_finished=True))
-            case "failed":
-                patiently(lambda: trial.set_user_attr(REASON, outcome.reason))
-                state = TrialState.FAIL
-                patiently(lambda: self.study.tell(trial, state=state, skip_if_finished=True))
-            case "stopped":
-                attempt.release()
-        if outcome.fate in ("complete", "pruned"):
-            search_trial.drop_checkpoints(attempt.folder)
-        print(f"trial {trial.number}: {sentence(outcome)}", flush=True)
-        done = [t for t in self.live_trials() if t.state.is_finished()]
-        if self.failures >= FAILURES and all(t.state == TrialState.FAIL for t in done):
-            raise DataError(
-                f"{self.failures} trials in a row have failed, the last one with: "
-                f"{outcome.reason} (all of it in {attempt.folder / search_trial.LOG}). Mend that, "
-                "and search with another --out"
-            )
-
-    # -- what came out
-
-    def write(self, *, last: bool) -> None:
-        """Write the table, and now and then the plots and the page."""
-        trials, out = self.live_trials(), self.options.out
-        with locked(out / ".lock"):
-            search_report.write_table(out, trials, self.space)
-            if not self.options.page or not (last or time.monotonic() - self.drawn > REDRAWN):
-                return
-            search_report.write_page(
-                out,
-                self.study,
-                trials,
-                space=self.space,
-                command=self.best_command(),
-                every=self.options.every,
-            )
-        self.drawn = time.monotonic()
-
-    def best_command(self) -> list[str]:
-        """Return the words that train with the best trial's flags; none where none has ended."""
-        best = search_report.best_of(self.live_trials())
-        if best is None:
-            return []
-        words = shlex.split(self.options.command)
-        if words[0] != "accelerate":
-            words = ["accelerate", "launch", *words[1:]]
-        into = self.options.out.with_name(f"{self.options.out.name}-best")
-        given = ["--shards", self.options.shards, "--run-dir", str(into)]
-        return [*words, *given, *search_space.flags(best.params), *self.options.every]
+    def write(self, *, last: bool) -> tuple[list[FrozenTrial], str]:
+        """Write the table, now and then the page, and remove checkpoints that nobody needs."""
+        trials = patiently(lambda: runs(self.study))
+        for trial in trials:
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                shutil.rmtree(self.folder(run_of(trial)) / "checkpoints", ignore_errors=True)
+        table = report.write_table(self.flags.out, trials, self.space)
+        if self.draw and (last or time.monotonic() - self.drawn > REDRAWN):
+            report.write_page(self.flags, self.study, trials, self.space)
+            self.drawn = time.monotonic()
+        return trials, table
 
     def finish(self) -> None:
         """Write everything, print the table and the best flags, and leave."""
-        self.write(last=True)
-        trials, out = self.live_trials(), self.options.out
-        print(search_report.as_text(trials, self.space))
-        page = f", page in {out / 'search.html'}" if self.options.page else ""
-        print(f"table in {out / 'trials.csv'}{page}")
-        if command := self.best_command():
-            print(f"\nthe best flags by validation ROC-AUC:\n\n{shlex.join(command)}", flush=True)
-        running = sum(t.state == TrialState.RUNNING for t in trials)
-        if code := self.interruption.exit_code * bool(self.interruption.received):
-            print("interrupted: saved; the same command goes on from there", flush=True)
-            raise SystemExit(code)
-        if running:
-            print(f"{running} trial(s) still run in other processes of this study", flush=True)
-
-
-def sentence(outcome: Outcome) -> str:
-    """Say in words what came of a start."""
-    match outcome.fate:
-        case "complete":
-            return f"done, best ROC-AUC {outcome.roc_auc:.4f}"
-        case "pruned":
-            return f"pruned, best ROC-AUC {outcome.roc_auc:.4f}"
-        case "failed":
-            return f"failed: {outcome.reason}"
-        case "lost":
-            return "another process has taken it over; left to it"
-        case _:
-            return "stopped and saved"
+        out = self.flags.out
+        trials, table = self.write(last=True)
+        print(f"{table}\ntable in {out / 'trials.csv'}, page in {out / 'search.html'}", flush=True)
+        if best := report.best_of(trials):
+            command = report.best_command(self.flags, best)
+            print(f"\nthe best flags by validation ROC-AUC:\n\n{command}", flush=True)
+        if self.signal:
+            print("interrupted: saved; the same command continues the search", flush=True)
+            raise SystemExit(128 + self.signal)
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        if failed and len(failed) == sum(trial.state.is_finished() for trial in trials):
+            raise DataError(
+                f"{len(failed)} trial(s) have failed and none has succeeded; the last one with: "
+                f"{failed[-1].user_attrs.get(REASON)} (log: "
+                f"{self.folder(run_of(failed[-1])) / LOG}). Correct the cause, then search with "
+                "another --out"
+            )

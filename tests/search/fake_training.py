@@ -1,8 +1,8 @@
 """Stands in for train.py: the same folder, table, signals and exit codes, in milliseconds.
 
 An epoch takes FAKE_SECONDS. Starts and ends are lines "folder event pid epoch" in FAKE_DIARY. A
-rate above FAKE_NAN is an error; FAKE_HANG ignores SIGTERM; FAKE_STALL stands still after so many
-epochs of a first start; FAKE_CHILD works in a child process, as under a launcher.
+rate above FAKE_NAN is an error; FAKE_HANG ignores SIGTERM; FAKE_STALL waits after so many epochs of
+a first start for the file FAKE_DIARY.go; FAKE_CHILD works in a child process, as under a launcher.
 """
 
 import json
@@ -30,10 +30,11 @@ def main() -> None:
     run, lr, epochs = Path(given["run-dir"]), float(given["lr"]), int(given["epochs"])
     table = run / "history.csv"
     rows = table.read_text().splitlines() if table.exists() else ["epoch,val_roc_auc"]
+    diary = Path(os.environ["FAKE_DIARY"])
 
     def note(event: str) -> None:
-        with Path(os.environ["FAKE_DIARY"]).open("a") as diary:
-            diary.write(f"{run.name} {event} {os.getpid()} {len(rows) - 1}\n")
+        with diary.open("a") as file:
+            file.write(f"{run.name} {event} {os.getpid()} {len(rows) - 1}\n")
 
     def leave(*_) -> None:
         note("saved")
@@ -42,15 +43,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "FAKE_HANG" in os.environ else leave)
     run.mkdir(parents=True, exist_ok=True)
     (run / "checkpoints").mkdir(exist_ok=True)
-    manifest = os.environ.get("FAKE_MANIFEST", "f00d")
-    (run / "config.json").write_text(json.dumps({"manifest_sha256": manifest}))
+    (run / "config.json").write_text(json.dumps(given))
     note(f"start[{' '.join(sys.argv[1:]).replace(' ', '|')}]")
     if lr > float(os.environ.get("FAKE_NAN", "inf")):
         print("error: the loss is nan", flush=True)
         raise SystemExit(2)
     stall = len(rows) == 1 and int(os.environ.get("FAKE_STALL", "0"))
     while len(rows) <= epochs:
-        while stall and len(rows) > stall:
+        while stall and len(rows) > stall and not diary.with_suffix(".go").exists():
             time.sleep(0.1)
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0.01")))
         rows.append(f"{len(rows)},{value(lr, len(rows))}")
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if "FAKE_CHILD" in os.environ:  # as accelerate launch does it: dies of SIGTERM, tells nobody
+    if "FAKE_CHILD" in os.environ:  # as accelerate launch does: dies of SIGTERM, its child does not
         del os.environ["FAKE_CHILD"]
         raise SystemExit(subprocess.run([sys.executable, *sys.argv], check=False).returncode)
     main()

@@ -1,7 +1,7 @@
 """Start searches by forking from a process that has imported everything: at once, not in seconds.
 
-Reads lines of JSON: {"start": argv, "log": path, "env": {...}} is answered with a process id,
-{"wait": pid} with its exit code.
+Reads lines of JSON: {"start": argv, "log": path, "env": {...}, "draw": bool} is answered with a
+process id, {"wait": pid} with its exit code. Heartbeats are quick.
 """
 
 import json
@@ -16,13 +16,14 @@ def child(order: dict) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ |= order["env"]
-    sys.argv = ["search.py", *order["start"]]
     code = 1
     try:
-        from pipeline.cli import guard
-        from pipeline.search import command as search
+        from pipeline.cli import guard, parse
+        from pipeline.search.flags import SearchFlags
+        from pipeline.search.worker import search
 
-        guard(search.main)
+        flags = parse(SearchFlags, argv=order["start"])
+        guard(lambda: search(flags, heartbeat=1, grace=3, draw=order["draw"]))
         code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
@@ -44,10 +45,10 @@ def answer(order: dict) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    import alembic.command  # noqa: F401 - what comes late in a search
+    import alembic.command  # noqa: F401 - what a search imports late
     import sqlalchemy.dialects.sqlite  # noqa: F401
 
-    import pipeline.search.command  # noqa: F401 - so that every fork has it
+    import pipeline.search.worker  # noqa: F401 - so that every fork has it
 
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)
