@@ -1,16 +1,14 @@
-"""What tracking costs the step loop of train.py: steps with a point for the tracker and without.
+"""What tracking costs the step loop of train.py: steps that send a point against steps that do not.
 
     python -m benchmarks.tracking --shards shards/ham10000-64 --json tracking.json
 
-Two trainings after one another differ by more than 1 % on any machine, so the pairs stand closer:
-in one training every other step sends a point (W&B offline, its own process running), and the time
-up to the next step is compared with that of the neighbours that send none. Several trainings are
-run; the cost of a point is the median over all pairs. By default a point is sent every 10 steps
-(--log-steps), so a step bears a tenth of it.
+Two trainings differ by more than 1 % on any machine, so both kinds of steps are measured in one:
+every other step sends a point (W&B offline, its own process running), and its time is compared
+with that of its two neighbours. The cost of a point is the median over all such steps of several
+trainings. train.py sends a point every 10 steps, so a step bears a tenth of it.
 
-Beside it stands what is accounted for: processor time of the thread that talks to the tracker
-(points, curves, tables, pictures, the model) and of W&B's own process, as shares of all of the
-training's processor-seconds.
+The table also shows processor time: of the thread that calls the tracker (points, curves, tables,
+pictures, the model) and of W&B's own process, as shares of all processor-seconds of the training.
 """
 
 import json
@@ -32,58 +30,58 @@ from pipeline.shards.dataset import open_shards
 ROOT = Path(__file__).resolve().parent.parent
 
 EVERY = 10
-"""Steps between points, unless --log-steps says otherwise."""
+"""Steps between points in train.py."""
 
 TIMED = """
 import json, os, sys, time
 from pathlib import Path
 import train
-from pipeline.cli import guard
-from pipeline.training.run import Run
-from pipeline.tracking.tracker import Aside, Journal
+from pipeline.cli import guard, parse
+from pipeline.tracking.journal import PointJournal
+from pipeline.tracking.tracker import BackgroundTracker
+from pipeline.training import run
+from pipeline.training.flags import TrainFlags
 
-epochs, spent = [], {"thread": 0.0, "service": 0.0}
-loop, add, work, close = train.train_epoch, Journal.add, Aside._work, Run.close
+run.LOG_STEPS = 1
+epochs, spent = [], {}
+train_epoch, add, finish = train.train_epoch, PointJournal.add, BackgroundTracker.finish
 
-def service():
+def children_seconds():
     pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     ticks = sum(int(t) for p in pids for t in Path(f"/proc/{p}/stat").read_text().split()[13:15])
     return ticks / os.sysconf("SC_CLK_TCK")
 
-def sparse(self, samples, values, views=None):
-    if "train/loss" not in values or views:
-        return add(self, samples, values, views)
+def timed_epoch(*arguments):
+    epochs.append([])
+    train_epoch(*arguments)
+
+def add_every_other(journal, samples, values, views=None):
+    if "train/loss" not in values:
+        return add(journal, samples, values, views)
     sends = len(epochs[-1]) % 2 == 0
     epochs[-1].append((time.perf_counter(), sends))
     if sends:
-        add(self, samples, values, views)
+        add(journal, samples, values)
 
-def timed_loop(run, loader):
-    epochs.append([])
-    loop(run, loader)
+def timed_finish(tracker, exit_code=0):
+    tracker.calls.put(lambda: spent.update(thread=time.thread_time(), service=children_seconds()))
+    finish(tracker, exit_code)
 
-def timed_work(self):
-    work(self)
-    spent["thread"] = time.thread_time()
-
-def timed_close(self, *words, **more):
-    spent["service"] = service()
-    close(self, *words, **more)
-
-train.train_epoch, Journal.add, Aside._work = timed_loop, sparse, timed_work
-Run.close = timed_close
+train.train_epoch, PointJournal.add = timed_epoch, add_every_other
+BackgroundTracker.finish = timed_finish
 begun, out = time.perf_counter(), sys.argv.pop(1)
-guard(train.main)
+flags = parse(TrainFlags)
+guard(lambda: train.main(flags))
 spent["all"] = (time.perf_counter() - begun) * os.cpu_count()
 Path(out).write_text(json.dumps({"epochs": epochs, **spent}))
 os._exit(0)
 """
-"""A train.py whose steps send a point in turn, timed from outside the loop."""
+"""A train.py whose every other step sends a point, timed from outside the loop."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train some times, every other step tracked, and print what a point costs."""
+    """Train with every other step tracked, and print what a point costs."""
 
     shards: Path = Path("shards/ham10000")
     """Folder of the shards."""
@@ -92,7 +90,7 @@ class Options:
     runs: int = 3
     """Trainings."""
     epochs: int = 3
-    """Epochs of each; the first is left out."""
+    """Epochs of each; the first is not measured."""
     arch: str = "resnet34"
     """A torchvision classification model by name."""
     image_size: int = 64
@@ -105,7 +103,7 @@ class Options:
     """File for the figures."""
 
     def __post_init__(self) -> None:
-        """Refuse what measures nothing."""
+        """Refuse values that measure nothing."""
         if self.tracker not in ("wandb", "tensorboard"):
             raise DataError(f"--tracker {self.tracker}: expected wandb or tensorboard")
         if self.runs < 1 or self.epochs < 2:
@@ -141,16 +139,16 @@ def main() -> None:
 
 
 def measured(options: Options, scratch: Path) -> dict:
-    """Train once; return a step's seconds, what points have added, shares of the processor."""
+    """Train once; return seconds of a step, differences of pairs, shares of processor time."""
     run, out = scratch / "run", scratch / "marks.json"
     shutil.rmtree(run, ignore_errors=True)
     words = [
         *("--shards", options.shards, "--run-dir", run, "--tracker", options.tracker),
-        *("--wandb", "offline", "--log-steps", 1, "--weights", "none", "--arch", options.arch),
+        *("--weights", "none", "--arch", options.arch),
         *("--image-size", options.image_size, "--batch-size", options.batch_size),
         *("--epochs", options.epochs, "--threads", options.threads),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     command = [sys.executable, "-c", TIMED, str(out), *map(str, words)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -1,1 +1,1 @@
-"""Where a run's figures go besides its tables: Weights & Biases, TensorBoard, nowhere."""
+"""Trackers: where a run's figures and pictures go besides its tables."""

@@ -1,9 +1,14 @@
-"""``python -m pipeline.tracking dashboard``: see ``pipeline.tracking.dashboard``."""
+"""``python -m pipeline.tracking dashboard --entity ME --project ham10000``."""
 
-import sys
+from pipeline.cli import Command, dispatch
 
-from pipeline.cli import guard
-from pipeline.tracking.dashboard import main
+COMMANDS = {
+    "dashboard": Command(
+        "save a W&B workspace with the panels that matter, or print it",
+        "pipeline.tracking.flags:DashboardFlags",
+        "pipeline.tracking.dashboard:run",
+    ),
+}
 
-assert sys.argv.pop(1) == "dashboard"
-guard(main)
+if __name__ == "__main__":
+    dispatch(COMMANDS)

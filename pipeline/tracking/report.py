@@ -11,52 +11,40 @@ from typing import Any
 import wandb
 
 from pipeline.errors import warn
-from pipeline.tracking.wandb_run import open_run, slug
+from pipeline.tracking.wandb_run import artifact, start_wandb_run
 
 
-def track_report(
-    out: Path, metrics: dict[str, Any], *, checkpoint: Path, mode: str = "auto", group: str
-) -> None:
-    """Log a report's figures and files; what fails is told and changes nothing.
+def track_report(out: Path, metrics: dict[str, Any], *, checkpoint: Path, group: str) -> None:
+    """Log a report's figures and files; a failure costs a warning.
 
     Args:
-        out: the report's folder; the run's files go to OUT/wandb.
+        out: the report's folder; the run's own files go to OUT/wandb.
         metrics: as in metrics.json.
         checkpoint: what was judged.
-        mode: "auto", "online" or "offline".
         group: W&B group; "" is that of the training.
     """
+    figures = {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
     try:
-        run = open_run(
+        run = start_wandb_run(
             out,
-            mode=mode,
             config={"checkpoint": str(checkpoint), **metrics.get("provenance", {})},
             group=group or group_of_checkpoint(checkpoint),
             job_type="eval",
         )
         if run is None:
             return
-        run.log({f"eval/{name}": value for name, value in figures(metrics).items()})
-        artifact = wandb.Artifact(
-            f"report-{slug(out.resolve().name)}", type="report", metadata=figures(metrics)
-        )
-        for path in sorted(out.iterdir()):
-            if path.is_file():
-                artifact.add_file(str(path))
-        run.log_artifact(artifact, aliases=["latest"])
+        run.log({f"eval/{name}": value for name, value in figures.items()})
+        files = [path for path in sorted(out.iterdir()) if path.is_file()]
+        report = artifact("report", f"report-{out.resolve().name}", files, figures)
+        run.log_artifact(report, aliases=["latest"])
         run.finish()
         wandb.teardown()
-    except Exception as error:  # a tracker is not worth a report
-        warn(f"W&B: the report was not tracked ({error!r}); it is whole in {out}")
-
-
-def figures(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return the plain numbers of metrics.json, without those that are not defined."""
-    return {
-        name: value
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    except Exception as error:  # W&B raises many kinds; the report itself is written
+        warn(f"W&B: the report was not tracked ({error!r}); it is complete in {out}")
 
 
 def group_of_checkpoint(checkpoint: Path) -> str:

@@ -1,4 +1,4 @@
-"""TensorBoard, through Accelerate's tracker: numbers, the confusion matrix, the mistakes.
+"""TensorBoard, through Accelerate's tracker: numbers, the confusion matrix, images of mistakes.
 
 tensorboard --logdir runs
 """
@@ -10,24 +10,29 @@ from typing import Any
 import numpy as np
 from accelerate.tracking import TensorBoardTracker
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
-from pipeline.tracking.views import Case, Views
+from pipeline.tracking.journal import Point, Tracker
+from pipeline.tracking.views import EpochViews, LoggedImage
 
 SIDE = 128
-"""Pixels of a picture in the row of mistakes."""
+"""Pixels: height and width of a logged image."""
+
+OUTCOMES = ("true_negatives", "false_positives", "false_negatives", "true_positives")
+"""Cells of the confusion matrix, in scikit-learn's order."""
 
 
-class TensorBoard:
-    """RUN/tensorboard; its axis is the count of images trained on."""
+class TensorBoard(Tracker):
+    """RUN/tensorboard; the x axis counts images trained on."""
 
     def __init__(self, run_dir: Path, *, config: dict[str, Any], first: int) -> None:
         """Open the folder.
 
         Args:
             run_dir: RUN.
-            config: flags and what they came to.
-            first: points from this sample count on will be sent again; what an earlier start has
-                written from there on is not shown any more.
+            config: flags and facts, shown as text.
+            first: points from this number of images on are sent again; what an earlier start
+                wrote from there on is hidden.
         """
         self.delivered = first - 1
         self.writer = TensorBoardTracker("tensorboard", run_dir, purge_step=first or None)
@@ -36,31 +41,25 @@ class TensorBoard:
             {"config": "```json\n" + json.dumps(config, indent=1) + "\n```"}, step=first
         )
 
-    def log(self, point: dict[str, Any], views: Views | None) -> None:
-        """Take one point."""
-        samples = point.pop("samples")
-        values: dict[str, Any] = {k: float(v) for k, v in point.items()}
+    def log(self, point: Point, views: EpochViews | None) -> None:
+        """Write one point."""
+        step = point["samples"]
+        values = {name: float(value) for name, value in point.items() if name != "samples"}
         if views:
-            (tn, fp), (fn, tp) = views.confusion.tolist()
-            counts = {"true_negatives": tn, "false_positives": fp}
-            counts |= {"false_negatives": fn, "true_positives": tp}
-            values |= {f"confusion/{name}": count for name, count in counts.items()}
-        self.writer.log(values, step=samples)
-        if views:
-            shown = {"predictions": views.samples, "misclassified": views.mistakes}
-            for name, cases in shown.items():
-                if cases:
-                    images = {name: np.stack([square(case) for case in cases])}
-                    self.writer.log_images(images, step=samples, dataformats="NHWC")
+            counts = confusion_matrix(views.label, views.predicted, labels=[0, 1]).ravel()
+            cells = zip(OUTCOMES, counts, strict=True)
+            values |= {f"confusion/{name}": float(count) for name, count in cells}
+        self.writer.log(values, step=step)
+        if views and views.drawn:
+            self._log_images("predictions", views.drawn, step)
+        if views and views.mistakes:
+            self._log_images("misclassified", views.mistakes, step)
 
-    def keep_model(self, folder: Path) -> None:
-        """Do nothing: TensorBoard keeps no files."""
+    def _log_images(self, name: str, images: tuple[LoggedImage, ...], step: int) -> None:
+        squares = [Image.fromarray(image.picture).resize((SIDE, SIDE)) for image in images]
+        stacked = np.stack([np.asarray(square) for square in squares])
+        self.writer.log_images({name: stacked}, step=step, dataformats="NHWC")
 
     def finish(self, exit_code: int = 0) -> None:
         """Close the file."""
         self.writer.finish()
-
-
-def square(case: Case) -> np.ndarray:
-    """The picture as [SIDE, SIDE, 3] uint8."""
-    return np.asarray(Image.fromarray(case.picture).resize((SIDE, SIDE)))

@@ -1,12 +1,8 @@
-"""Where numbers go besides the tables: Weights & Biases, TensorBoard, or nowhere.
+"""The tracker of a run: Weights & Biases, TensorBoard or none, in a thread of its own.
 
-    Run --add--> Journal --log, each sample count once--> Tracker --> RUN/wandb or RUN/tensorboard
+    make_tracker("wandb", run_dir=RUN, ...) --> BackgroundTracker --thread--> RUN/wandb
 
-A point is what is known when so many images have been trained on. The journal keeps the latest
-points in the checkpoints; the tracker knows up to which count it holds them. So a run that was
-killed goes on in the same curves: what is replayed is not sent twice, what was lost is sent again.
-
-Nothing here ever asks, stops a training or lets it wait: a tracker that fails is left out.
+A tracker never asks for input and never delays or ends a training: one that fails is switched off.
 """
 
 import contextlib
@@ -14,163 +10,68 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
+from uuid import uuid4
 
 from pipeline.errors import warn
+from pipeline.files import write_file
 from pipeline.tracking.flags import TrackerName
-from pipeline.tracking.views import Views
+from pipeline.tracking.journal import Point, Tracker
+from pipeline.tracking.views import EpochViews
 
-Point = dict[str, Any]
-"""Numbers by name, "samples" among them: images trained on, over all processes and epochs."""
-
-ENDING, LEAVING = 90.0, 10.0
-"""Seconds that a training waits for its tracker to send what is left: at its end, and when a
-signal ends it."""
-
-KEPT_POINTS = 1000
-"""Points in a checkpoint: more than W&B holds back before it writes them (32 KiB)."""
+END_PATIENCE, SIGNAL_PATIENCE = 90.0, 10.0
+"""Seconds that a training waits for its tracker to finish: at its end, and after a signal."""
 
 
-class Tracker(Protocol):
-    """What a run says to it; rank 0 alone has one that keeps anything."""
+class BackgroundTracker(Tracker):
+    """A tracker whose calls run in order in a thread of their own.
 
-    @property
-    def delivered(self) -> int:
-        """Sample count up to which it holds all points; -1 where it holds none."""
-        ...
-
-    def log(self, point: Point, views: Views | None) -> None:
-        """Take one point, with what an epoch has to show besides numbers."""
-        ...
-
-    def keep_model(self, folder: Path) -> None:
-        """Take the model that the run came to, by its folder."""
-        ...
-
-    def finish(self, exit_code: int = 0) -> None:
-        """Write out what is left and close."""
-        ...
-
-
-class NullTracker:
-    """Takes everything and keeps nothing: ``--tracker none``, and every rank but the first."""
-
-    delivered = -1
-
-    def log(self, point: Point, views: Views | None) -> None:
-        """Do nothing."""
-
-    def keep_model(self, folder: Path) -> None:
-        """Do nothing."""
-
-    def finish(self, exit_code: int = 0) -> None:
-        """Do nothing."""
-
-
-class Aside:
-    """A tracker that training neither waits for nor depends on.
-
-    A thread of its own does in order what is asked for. The first error is told, and nothing more
-    is sent from then on.
+    The first error costs a warning; nothing is tracked after it.
     """
 
-    def __init__(self, make: Callable[[], Tracker]) -> None:
-        """Make the tracker, or do without."""
-        self.failed = False
-        self.tracker: Tracker = NullTracker()
-        self._try(lambda: setattr(self, "tracker", make()))
-        self.queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self.thread = threading.Thread(target=self._work, daemon=True)
+    def __init__(self, make: Callable[[], Tracker], *, patience: float = END_PATIENCE) -> None:
+        """Make the tracker in this thread; ``finish`` waits at most ``patience`` seconds for it."""
+        self.tracker = Tracker()
+        self.patience = patience
+        try:
+            self.tracker = make()
+        except Exception as error:
+            self._switch_off(error)
+        self.delivered = self.tracker.delivered
+        self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        # a daemon: a call that hangs does not keep the process alive
+        self.thread = threading.Thread(target=self._run_calls, name="tracker", daemon=True)
         self.thread.start()
 
-    @property
-    def delivered(self) -> int:
-        """As the tracker says."""
-        return self.tracker.delivered
-
-    def log(self, point: Point, views: Views | None) -> None:
-        """Pass on."""
-        self.queue.put(lambda: self._try(lambda: self.tracker.log(point, views)))
+    def log(self, point: Point, views: EpochViews | None) -> None:
+        """Queue the call."""
+        self.calls.put(lambda: self.tracker.log(point, views))
 
     def keep_model(self, folder: Path) -> None:
-        """Pass on."""
-        self.queue.put(lambda: self._try(lambda: self.tracker.keep_model(folder)))
+        """Queue the call."""
+        self.calls.put(lambda: self.tracker.keep_model(folder))
 
     def finish(self, exit_code: int = 0) -> None:
-        """Close the tracker when it has done all that was asked for; wait, but not for ever."""
-        patience = LEAVING if exit_code else ENDING
-
-        def close() -> None:
-            if not self.failed:
-                self._try(lambda: self.tracker.finish(exit_code))
-                return
-            with contextlib.suppress(Exception):  # the first failure was told
-                self.tracker.finish(exit_code)
-
-        self.queue.put(close)
-        self.queue.put(None)
+        """Close the tracker after all queued calls; return without it when that takes too long."""
+        patience = min(self.patience, SIGNAL_PATIENCE) if exit_code else self.patience
+        self.calls.put(lambda: self.tracker.finish(exit_code))
+        self.calls.put(None)
         self.thread.join(patience)
         if self.thread.is_alive():
             warn(f"tracking is not done after {patience:.0f} s; `wandb sync` sends the rest")
 
-    def _work(self) -> None:
-        while action := self.queue.get():
-            action()
+    def _run_calls(self) -> None:
+        while call := self.calls.get():
+            try:
+                call()
+            except Exception as error:
+                self._switch_off(error)
 
-    def _try(self, action: Callable[[], None]) -> None:
-        if self.failed:
-            return
-        try:
-            action()
-        except Exception as error:  # whatever it is: a tracker is not worth a training
-            self.failed = True
-            warn(f"tracking failed and is left out from here on ({error!r}); training goes on")
-
-
-class Journal:
-    """Sends points, each sample count once, and remembers the latest for the checkpoints."""
-
-    def __init__(self, tracker: Tracker, points: list[Point]) -> None:
-        """Send again what an earlier start has lost.
-
-        Args:
-            tracker: where points go.
-            points: the latest ones of earlier starts, as the checkpoint holds them; points are
-                added to this list. The last one is still open.
-        """
-        self.tracker, self.points = tracker, points
-        self.views: Views | None = None
-        for point in points[:-1]:
-            self._send(point)
-
-    def add(self, samples: int, values: dict[str, Any], views: Views | None = None) -> None:
-        """Take ``values`` known at ``samples`` images; the point before them is sent.
-
-        The last step of an epoch and the epoch are one point: it is sent when a later one comes.
-        """
-        if self.points and self.points[-1]["samples"] == samples:
-            self.points[-1].update(values)
-        else:
-            self._send_last()
-            self.points.append({"samples": samples, **values})
-            del self.points[:-KEPT_POINTS]
-        self.views = views
-
-    def close(self, exit_code: int, *, model: Path) -> None:
-        """Send the last point and the model of a run that is done; one that goes on keeps them."""
-        if exit_code == 0:
-            self._send_last()
-            self.tracker.keep_model(model)
-        self.tracker.finish(exit_code)
-
-    def _send_last(self) -> None:
-        if self.points:
-            self._send(self.points[-1], self.views)
-        self.views = None
-
-    def _send(self, point: Point, views: Views | None = None) -> None:
-        if point["samples"] > self.tracker.delivered:
-            self.tracker.log(dict(point), views)
+    def _switch_off(self, error: Exception) -> None:
+        warn(f"tracking failed and is switched off ({error!r}); training continues")
+        failed, self.tracker = self.tracker, Tracker()
+        with contextlib.suppress(Exception):  # the first error was reported
+            failed.finish(1)
 
 
 def make_tracker(
@@ -186,47 +87,34 @@ def make_tracker(
     points: Sequence[Point],
     main: bool,
 ) -> Tracker:
-    """Return the tracker of this process.
+    """Return the tracker of this process; that of ranks other than 0 (``main``) stores nothing.
 
-    Args:
-        kind: which.
-        run_dir: RUN.
-        run_id: of the W&B run; the same after a resume, so that curves are continued.
-        config: flags, versions, hardware, digests.
-        group: of this run and of the reports on it.
-        tags: W&B tags.
-        notes: W&B notes.
-        manifest: the shards' manifest.json.
-        points: the latest ones of earlier starts.
-        main: whether this is rank 0; others keep nothing.
+    ``config`` holds flags and facts (versions, hardware, digests), ``manifest`` is the path of the
+    shards' manifest.json, ``points`` are the latest ones of earlier starts.
     """
-    if not main:
-        return NullTracker()
+    if not main or kind == "none":
+        return Tracker()
 
-    def wandb() -> Tracker:
-        from pipeline.tracking.wandb_run import WandbTracker, open_run
+    def make() -> Tracker:
+        if kind == "tensorboard":
+            from pipeline.tracking.tensorboard import TensorBoard
 
-        run = open_run(
-            run_dir,
-            mode="auto",
-            run_id=run_id,
-            config=config,
-            group=group,
-            job_type="train",
-            tags=tags,
-            notes=notes,
-        )
-        return WandbTracker(run, run_dir, manifest) if run else NullTracker()
+            return TensorBoard(run_dir, config=config, first=points[0]["samples"] if points else 0)
+        from pipeline.tracking.wandb_run import WandbTracker, start_wandb_run
 
-    def tensorboard() -> Tracker:
-        from pipeline.tracking.tensorboard import TensorBoard
+        about = {"config": config, "group": group, "tags": tags, "notes": notes}
+        run = start_wandb_run(run_dir, run_id=run_id, job_type="train", **about)
+        return WandbTracker(run, run_dir, manifest) if run else Tracker()
 
-        first = points[0]["samples"] if points else 0
-        return TensorBoard(run_dir, config=config, first=first)
+    return BackgroundTracker(make)
 
-    kinds: dict[TrackerName, Callable[[], Tracker]] = {
-        "wandb": wandb,
-        "tensorboard": tensorboard,
-        "none": NullTracker,
-    }
-    return Aside(kinds[kind])
+
+def run_id(run_dir: Path) -> str:
+    """Return the id of RUN's W&B run from RUN/wandb_id.txt, which the first call writes (rank 0).
+
+    It is kept outside the checkpoints, so that a run killed before the first one keeps its id.
+    """
+    path = run_dir / "wandb_id.txt"
+    if not path.exists():
+        write_file(path, uuid4().hex[:8] + "\n")
+    return path.read_text().strip()

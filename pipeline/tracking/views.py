@@ -1,8 +1,8 @@
-"""What an epoch has to show besides numbers: curves, a confusion matrix, cases with pictures.
+"""What a tracker shows of a validation besides numbers: every decision, and some of the images.
 
-    probabilities of the validation split --look_at--> Views --> a tracker
+    val, probability --epoch_views--> EpochViews --Tracker.log--> curves, tables, pictures
 
-Plain arrays and dictionaries: no tracker is known here, nor where pictures come from.
+Plain arrays and dictionaries, which each tracker turns into its own charts.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,115 +11,85 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from pipeline.figures import draw_cases, surest_mistakes
+from pipeline.ham10000.taxonomy import LABELS
 
 Pictures = Callable[[Sequence[str]], list[np.ndarray]]
-"""Image ids to images ``[H, W, 3] uint8 0-255`` RGB, as they lie in the shards."""
-
-NAMES = ("benign", "malignant")
-"""Of the labels 0 and 1."""
-
-CURVE_POINTS = 500
-"""Corners of a curve that are kept at most, both ends among them."""
-
+"""Image ids to images ``[H, W, 3] uint8 0-255`` RGB, as stored in the shards."""
 
 LOGGED_IMAGES = 32
 """Images in the table of predictions, and at most in the gallery of mistakes."""
 
+FACTS = ("image_id", "actual", "predicted", "probability", "dx", "age", "sex", "site")
+"""Columns of the table of predictions, after the picture."""
+
 
 @dataclass(frozen=True)
-class Case:
-    """One image and what was said of it."""
+class LoggedImage:
+    """An image and the model's decision on it."""
 
     picture: np.ndarray
     """[H, W, 3] uint8 0-255, RGB."""
     facts: dict[str, Any]
-    """image_id, actual, predicted, probability, dx, age (years or None), sex, site."""
+    """By name, as in ``FACTS``; age in years, None where unknown."""
 
 
 @dataclass(frozen=True)
-class Views:
-    """What one validation has to show."""
+class EpochViews:
+    """One validation, N images."""
 
-    roc: pd.DataFrame
-    """fpr and tpr, from (0, 0) to (1, 1)."""
-    pr: pd.DataFrame
-    """recall and precision, recall falling from 1 to 0."""
-    confusion: np.ndarray
-    """[2, 2] int: rows actual, columns predicted, benign first, at the fitted threshold."""
-    samples: tuple[Case, ...]
-    """The same images each time, half of them malignant; only where the epoch is the best."""
-    mistakes: tuple[Case, ...]
-    """The surest mistakes, the surest first; only where the epoch is the best."""
+    label: np.ndarray
+    """int [N], 1 = malignant."""
+    probability: np.ndarray
+    """float [N], calibrated, of malignant."""
+    predicted: np.ndarray
+    """int [N], at the fitted threshold."""
+    drawn: tuple[LoggedImage, ...] = ()
+    """The same images each time, half of them malignant; empty without pictures."""
+    mistakes: tuple[LoggedImage, ...] = ()
+    """The most confident mistakes, the most confident first; empty without pictures."""
 
 
-def look_at(
+def epoch_views(
     val: pd.DataFrame,
     probability: np.ndarray,
     threshold: float,
     *,
     pictures: Pictures | None,
     seed: int,
-    count: int = LOGGED_IMAGES,
-) -> Views:
-    """Return what a validation has to show.
+) -> EpochViews:
+    """Return what a tracker shows of a validation.
 
     Args:
-        val: the split's samples (image_id, label, dx, age, sex, localization), N rows.
+        val: samples of the split (image_id, label, dx, age, sex, localization), N rows.
         probability: float [N], calibrated, of malignant.
         threshold: malignant at or above it.
-        pictures: where pictures come from; None leaves the cases out.
-        count: samples drawn, and mistakes at most.
-        seed: of the draw.
+        pictures: reads images; None leaves them out.
+        seed: of the images drawn.
     """
     label = val["label"].to_numpy()
-    called = (probability >= threshold).astype(int)
-    samples: tuple[Case, ...] = ()
-    mistakes: tuple[Case, ...] = ()
-    if pictures and count:
-        table = facts_of(val, probability, called)
-        samples = cases(table, draw_cases(label, count, seed), pictures)
-        mistakes = cases(table, surest_mistakes(label, probability, threshold, count), pictures)
-    fpr, tpr, _ = roc_curve(label, probability)
-    precision, recall, _ = precision_recall_curve(label, probability)
-    return Views(
-        roc=thinned(pd.DataFrame({"fpr": fpr, "tpr": tpr})),
-        pr=thinned(pd.DataFrame({"recall": recall, "precision": precision})),
-        confusion=confusion_matrix(label, called, labels=[0, 1]),
-        samples=samples,
-        mistakes=mistakes,
+    predicted = (probability >= threshold).astype(int)
+    if pictures is None:
+        return EpochViews(label, probability, predicted)
+    names = np.array(LABELS)
+    table = val.assign(
+        actual=names[label],
+        predicted=names[predicted],
+        probability=probability,
+        site=val["localization"],
     )
+    table = table[list(FACTS)].astype(object).where(table.notna(), None)
 
+    def images(rows: np.ndarray) -> tuple[LoggedImage, ...]:
+        chosen = table.iloc[rows].to_dict("records")
+        read = pictures([facts["image_id"] for facts in chosen])
+        return tuple(map(LoggedImage, read, chosen))
 
-def thinned(curve: pd.DataFrame) -> pd.DataFrame:
-    """Return at most ``CURVE_POINTS`` rows of a curve, evenly, with both ends."""
-    if len(curve) <= CURVE_POINTS:
-        return curve
-    return curve.iloc[np.linspace(0, len(curve) - 1, CURVE_POINTS).round().astype(int)]
-
-
-def facts_of(val: pd.DataFrame, probability: np.ndarray, called: np.ndarray) -> pd.DataFrame:
-    """Return a row of facts for each image, in the words of a report."""
-    names = np.array(NAMES)
-    return pd.DataFrame(
-        {
-            "image_id": val["image_id"].to_numpy(),
-            "actual": names[val["label"].to_numpy()],
-            "predicted": names[called],
-            "probability": probability,
-            **{name: val[name].to_numpy() for name in ("dx", "age", "sex")},
-            "site": val["localization"].to_numpy(),
-        }
-    )
-
-
-def cases(table: pd.DataFrame, rows: np.ndarray, pictures: Pictures) -> tuple[Case, ...]:
-    """Return the rows with their pictures."""
-    chosen = table.iloc[rows].to_dict("records")
-    found = pictures([row["image_id"] for row in chosen])
-    return tuple(
-        Case(picture, {str(k): None if pd.isna(v) else v for k, v in row.items()})
-        for picture, row in zip(found, chosen, strict=True)
+    return EpochViews(
+        label,
+        probability,
+        predicted,
+        drawn=images(draw_cases(label, LOGGED_IMAGES, seed)),
+        mistakes=images(surest_mistakes(label, probability, threshold, LOGGED_IMAGES)),
     )

@@ -1,290 +1,212 @@
-"""Weights & Biases: online where one is logged in and the server answers, else offline.
+"""Weights & Biases: online where a login is found and the server answers, else offline.
 
-An offline run lies in RUN/wandb and is sent later by ``wandb sync RUN/wandb/offline-run-*``. The
-step of a row is the count of images trained on, which only grows, whatever a resume replays.
+    run = start_wandb_run(RUN, config=flags, group="moles", job_type="train", run_id="0a1b2c3d")
+    WandbTracker(run, RUN, manifest).log({"samples": 640, "train/loss": 0.4}, None)
+
+An offline run is stored in RUN/wandb, and ``wandb sync RUN/wandb/offline-run-*`` uploads it. The
+step of a row is the number of images trained on; W&B drops a row whose step goes back.
+
+A resumed run sends again what may be lost. Online, the server says which step it has. Offline,
+RUN/wandb/on_disk.txt does; it is 20 to 40 seconds behind the training, because W&B writes its file
+every 15 seconds. So an offline run killed with -9 may hold the points of its last 40 seconds
+twice, at the same x, and may lack the charts and pictures of an epoch that ended in them.
 """
 
-import netrc
 import os
 import re
 import threading
+import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+import numpy as np
 import requests
 import wandb
-from wandb.env import SERVICE
+from requests.utils import get_netrc_auth
 
 from pipeline.errors import warn
+from pipeline.files import write_file
+from pipeline.ham10000.taxonomy import LABELS
 from pipeline.learning.stored_model import read_card
-from pipeline.tracking.views import NAMES, Case, Views
-from pipeline.tracking.wandb_file import last_step
+from pipeline.tracking.flags import PROJECT
+from pipeline.tracking.journal import Point, Tracker
+from pipeline.tracking.views import EpochViews, LoggedImage
 
-PROJECT = "ham10000"
-"""The project that runs are filed under; WANDB_PROJECT overrides it."""
+ENVIRONMENT = {
+    "WANDB_PROJECT": PROJECT,
+    "WANDB_SILENT": "true",
+    # seconds that starting and finishing a run may wait for the server; the rest stays on disk
+    "WANDB_INIT_TIMEOUT": "20",
+    "WANDB_FINISH_TIMEOUT": "60",
+    # W&B's reports on its own errors would make the end of a process wait for the server
+    "WANDB_ERROR_REPORTING": "false",
+}
+"""Defaults of W&B's own variables; the user's environment overrides them."""
 
-PROBE = 3.0
-"""Seconds that the server has to answer at all, before a run is begun online."""
+PROBE_SECONDS = 3.0
+"""Time that the server has to answer before a run is started online."""
 
-BEGINNING, ENDING = 20.0, 60.0
-"""Seconds that beginning and ending a run may wait for the server; WANDB_INIT_TIMEOUT and
-WANDB_FINISH_TIMEOUT override them. What was not sent in time stays on disk."""
-
-LOWER_IS_BETTER = ("epoch/train_loss", "epoch/val_loss")
-HIGHER_IS_BETTER = (
-    *("epoch/train_accuracy", "epoch/val_accuracy", "epoch/val_balanced_accuracy"),
-    *("epoch/val_roc_auc", "epoch/val_pr_auc", "epoch/val_sensitivity", "epoch/val_specificity"),
-    *("epoch/val_dx_accuracy", "epoch/val_dx_balanced_accuracy", "epoch/images_per_second"),
-)
-"""Metrics whose best value stands in the run's summary."""
-
-AREA, CONFUSION = "wandb/area-under-curve/v0", "wandb/confusion_matrix/v1"
-"""W&B's own chart definitions."""
-
-CONFUSION_COLUMNS = ("Actual", "Predicted", "nPredictions")
-"""As the latter names them."""
-
-COLUMNS = ("image_id", "actual", "predicted", "probability", "dx", "age", "sex", "site")
-"""Of the table of predictions, after the image."""
+FLUSH_SECONDS = 20.0
+"""After this time a row is in W&B's file, which it writes every 15 seconds."""
 
 
-# -- whether and how
+# -- starting a run
 
 
-def choose_mode(wanted: str) -> str:
-    """Return "online", "offline" or "disabled" for a wanted "auto", "online" or "offline".
+def start_wandb_run(folder: Path, *, run_id: str | None = None, **about: Any) -> wandb.Run | None:
+    """Start a run, or continue ``run_id``; None where WANDB_MODE is "disabled".
 
-    WANDB_MODE decides for "auto". Without a login, or where the server does not answer, a run is
-    offline: nothing asks, nothing waits.
+    Args:
+        folder: gives the run its name; its files go to FOLDER/wandb.
+        run_id: of the run to continue.
+        about: config, group, job_type, tags and notes, as ``wandb.init`` takes them.
     """
-    mode = wanted
-    if wanted == "auto":
-        mode = os.environ.get("WANDB_MODE") or "online"
-    if mode in ("disabled", "off"):
-        return "disabled"
-    if mode != "online":
-        return "offline"
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # an inherited service outlives this process and keeps a killed run's id locked
+    os.environ.pop("WANDB_SERVICE", None)
+    mode = os.environ.get("WANDB_MODE") or "online"
+    if mode == "disabled":
+        return None
+    # W&B keeps copies of artifacts' files until they are sent: beside the run, not in the home
+    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))
+    where: dict[str, Any] = {"dir": str(folder), "name": folder.resolve().name}
+    where |= {"id": run_id, "resume": "allow" if run_id else None}
     server = wandb.setup().settings.base_url
-    problem = "" if logged_in(server) else "nobody is logged in"
-    if not problem and not answers(server):
-        problem = f"{server} does not answer"
-    if not problem:
-        return "online"
-    if wanted == "online" or logged_in(server):
-        warn(f"W&B: {problem}; the run is written offline, `wandb sync` sends it later")
-    return "offline"
+    if mode == "online" and logged_in(server):
+        try:
+            probe(server)
+            return wandb.init(mode="online", **where, **about)
+        except Exception as error:  # of the network, the server or W&B, of many kinds
+            warn(
+                f"W&B: {server} cannot be used ({str(error).strip()}); the run is written offline, "
+                "`wandb sync` sends it later"
+            )
+            wandb.teardown()  # W&B's service keeps the id of a run that failed to start locked
+    return wandb.init(mode="offline", **where, **about)
 
 
 def logged_in(server: str) -> bool:
-    """Say whether W&B would find a key by itself: in the environment or in ~/.netrc."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(path).authenticators(urlsplit(server).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    """Say whether W&B finds a key: in the environment or in ~/.netrc."""
+    variables = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    return any(map(os.environ.get, variables)) or get_netrc_auth(server) is not None
 
 
-def answers(server: str) -> bool:
-    """Say whether a server answers anything sensible within ``PROBE`` seconds."""
-    try:
-        with requests.get(server, timeout=PROBE, stream=True) as response:
-            return response.status_code < 500
-    except requests.RequestException:
-        return False
-
-
-def open_run(
-    folder: Path,
-    *,
-    mode: str,
-    config: dict[str, Any],
-    group: str,
-    job_type: str,
-    tags: tuple[str, ...] = (),
-    notes: str = "",
-    run_id: str | None = None,
-) -> wandb.Run | None:
-    """Begin a run, or go on with ``run_id``; None where W&B is disabled.
-
-    Args:
-        folder: the run is named after it, and its files go to FOLDER/wandb.
-        mode: "auto", "online" or "offline".
-        config: what is known beforehand, by name.
-        group: runs of one group stand together.
-        job_type: "train", "eval", ...
-        tags: free.
-        notes: free.
-        run_id: of a run to go on with.
-    """
-    # W&B's reports on its own errors go to the server too, and wait for it when a process ends
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    # a service that was inherited outlives us, and would not give a killed process's run free
-    os.environ.pop(SERVICE, None)
-    mode = choose_mode(mode)
-    if mode == "disabled":
-        return None
-    # copies of what artifacts hold, until they are sent: beside the run, not in the home folder
-    os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))
-    arguments: dict[str, Any] = {
-        "project": os.environ.get("WANDB_PROJECT", PROJECT),
-        "dir": str(folder),
-        "name": folder.resolve().name,
-        "id": run_id,
-        "resume": "allow" if run_id else None,
-        "config": config,
-        "group": group,
-        "job_type": job_type,
-        "tags": tags,
-        "notes": notes or None,
-        "settings": wandb.Settings(
-            silent=True,
-            init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", BEGINNING)),
-            finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", ENDING)),
-        ),
-    }
-    try:
-        return wandb.init(mode=mode, **arguments)  # type: ignore[arg-type]
-    except Exception as error:  # of its network, its server or its service
-        if mode == "offline":
-            raise
-        warn(f"W&B: {error}; the run is written offline, `wandb sync` sends it later")
-        return wandb.init(mode="offline", **arguments)
+def probe(server: str) -> None:
+    """Raise unless a server answers in time, with anything but an error of its own."""
+    with requests.get(server, timeout=PROBE_SECONDS, stream=True) as response:
+        if response.status_code >= 500:
+            response.raise_for_status()
 
 
 # -- a training
 
 
-class WandbTracker:
-    """A training's run."""
+class WandbTracker(Tracker):
+    """The W&B run of a training."""
 
-    def __init__(self, run: wandb.Run, run_dir: Path, manifest: Path) -> None:
-        """Say what is plotted against what, and what went into the run.
-
-        Args:
-            run: begun.
-            run_dir: RUN, with the files of earlier starts.
-            manifest: the shards' manifest.json.
-        """
-        self.run, self.model = run, f"model-{slug(run_dir.resolve().name)}"
-        # a server knows best what it holds; offline the files of earlier starts do
-        on_disk = -1 if not run.offline else last_step(run_dir, run.id)
-        self.delivered = run.starting_step - 1 if not run.offline else on_disk
-        define_metrics(run)
-        if not run.offline:
+    def __init__(
+        self, run: wandb.Run, run_dir: Path, manifest: Path, *, flush_seconds: float = FLUSH_SECONDS
+    ) -> None:
+        """Define the metrics' axes, and name the shards' manifest as the run's input."""
+        self.run, self.name = run, run_dir.resolve().name
+        self.offline, self.flush_seconds = run.offline, flush_seconds
+        self.on_disk = run_dir / "wandb" / "on_disk.txt"
+        if not self.offline:
+            self.delivered = run.starting_step - 1
+        elif self.on_disk.exists():
+            self.delivered = int(self.on_disk.read_text())
+        self.last = self.on_disk_next = self.delivered
+        self.noted_at = time.monotonic()
+        for axis in ("samples", "step", "epoch"):
+            run.define_metric(axis)
+        run.define_metric("train/*", step_metric="samples")
+        run.define_metric("epoch/*", step_metric="epoch", summary="min,max,last")
+        run.define_metric("best_*", step_metric="epoch")
+        if not self.offline:  # it waits for the server, so it has a thread of its own
             threading.Thread(target=use_shards, args=(run, manifest), daemon=True).start()
 
-    def log(self, point: dict[str, Any], views: Views | None) -> None:
-        """Send a row; its step is the count of images trained on."""
-        step = point["samples"]
-        if views is None:
-            self.run.log(point, step=step, commit=True)
-            return
-        self.run.log(point, step=step, commit=False)
-        try:
-            self.run.log(media(views), step=step, commit=False)
-        except Exception as error:  # tables need the server's artifacts, numbers do not
-            warn(f"W&B: the curves and pictures of an epoch were not logged ({error})")
-        self.run.log({}, step=step, commit=True)
+    def log(self, point: Point, views: EpochViews | None) -> None:
+        """Send a row; its step is the number of images trained on."""
+        self.last = point["samples"]
+        self.run.log(point, step=self.last, commit=views is None)
+        if views:
+            try:
+                self.run.log(charts(views), step=self.last, commit=True)
+            except Exception as error:  # tables need the server's artifacts, numbers do not
+                warn(f"W&B: the curves and pictures of an epoch were not logged ({error})")
+        now = time.monotonic()
+        if now - self.noted_at > self.flush_seconds:
+            write_file(self.on_disk, str(self.on_disk_next))
+            self.on_disk_next, self.noted_at = self.last, now
 
     def keep_model(self, folder: Path) -> None:
         """Log the model as an artifact, its card as the metadata."""
-        artifact = wandb.Artifact(self.model, type="model", metadata=asdict(read_card(folder)))
-        for path in sorted(folder.resolve().iterdir()):
-            artifact.add_file(str(path))
-        self.run.log_artifact(artifact, aliases=["best", "latest"])
+        files, card = sorted(folder.resolve().iterdir()), asdict(read_card(folder))
+        model = artifact("model", f"model-{self.name}", files, card)
+        self.run.log_artifact(model, aliases=["best", "latest"])
 
     def finish(self, exit_code: int = 0) -> None:
-        """Close the run, and wait until its service has written everything."""
+        """Close the run and wait until W&B's service has written everything."""
         self.run.finish(exit_code=exit_code)
+        if self.offline:
+            write_file(self.on_disk, str(self.last))
         wandb.teardown(exit_code)
 
 
-def define_metrics(run: wandb.Run) -> None:
-    """Say which axis a metric has, and which value of it stands in the summary."""
-    for axis in ("samples", "step", "epoch"):
-        run.define_metric(axis)
-    run.define_metric("train/*", step_metric="samples")
-    run.define_metric("epoch/*", step_metric="epoch")
-    for names, best in ((LOWER_IS_BETTER, "min"), (HIGHER_IS_BETTER, "max")):
-        for name in names:
-            run.define_metric(name, step_metric="epoch", summary=best)
-    for name in ("best_roc_auc", "best_epoch"):
-        run.define_metric(name, step_metric="epoch")
-
-
 def use_shards(run: wandb.Run, manifest: Path) -> None:
-    """Name the shards' manifest as what the run was made from; waits for the server."""
+    """Name the shards' manifest as an input of the run; waits for the server."""
     try:
-        artifact = wandb.Artifact(f"shards-{slug(manifest.resolve().parent.name)}", type="dataset")
-        artifact.add_file(str(manifest))
-        run.use_artifact(artifact)
-    except Exception as error:  # the digest is in the config as well
+        name = f"shards-{manifest.resolve().parent.name}"
+        run.use_artifact(artifact("dataset", name, [manifest]))
+    except Exception as error:  # the config holds the manifest's digest as well
         warn(f"W&B: the shards' manifest could not be named as an input ({error})")
 
 
-def slug(name: str) -> str:
-    """Return a name of the characters that an artifact's name may have."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name) or "run"
+def artifact(
+    kind: str, name: str, files: Iterable[Path], metadata: dict[str, Any] | None = None
+) -> wandb.Artifact:
+    """Return an artifact of these files; characters that its name may not have become hyphens."""
+    made = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]+", "-", name), type=kind, metadata=metadata)
+    for path in files:
+        made.add_file(str(path))
+    return made
 
 
-# -- what an epoch has to show
+# -- charts
 
 
-def media(views: Views) -> dict[str, Any]:
-    """Return an epoch's charts, table and gallery by key."""
+def charts(views: EpochViews) -> dict[str, Any]:
+    """Return an epoch's curves, confusion matrix, table of predictions and gallery, by key."""
+    label: Any = views.label
+    both: Any = np.column_stack([1 - views.probability, views.probability])  # [N, 2]
+    names, predicted = list(LABELS), views.predicted.tolist()
+    malignant: dict[str, Any] = {"labels": names, "classes_to_plot": [1]}
     shown: dict[str, Any] = {
-        "roc": curve(views.roc.to_numpy(), "fpr", "tpr", "ROC on validation"),
-        "pr": curve(views.pr.to_numpy(), "recall", "precision", "Precision and recall"),
-        "confusion": confusion(views),
+        "roc": wandb.plot.roc_curve(label, both, title="ROC on validation", **malignant),
+        "pr": wandb.plot.pr_curve(label, both, title="Precision and recall", **malignant),
+        "confusion": wandb.plot.confusion_matrix(
+            y_true=label.tolist(), preds=predicted, class_names=names, title="Validation"
+        ),
     }
-    if views.samples:
-        rows: Any = [
-            [image(case), *(case.facts[name] for name in COLUMNS)] for case in views.samples
-        ]
-        shown["predictions"] = wandb.Table(columns=["image", *COLUMNS], data=rows)
+    if views.drawn:
+        rows: Any = [[image(each), *each.facts.values()] for each in views.drawn]
+        columns: Any = ["image", *views.drawn[0].facts]
+        shown["predictions"] = wandb.Table(columns=columns, data=rows)
     if views.mistakes:
-        shown["misclassified"] = [image(case, caption(case)) for case in views.mistakes]
+        shown["misclassified"] = [image(each, caption(each.facts)) for each in views.mistakes]
     return shown
 
 
-def curve(points: Any, x: str, y: str, title: str) -> Any:
-    """A line chart of rows [n, 2]."""
-    rows: Any = [["malignant", *row] for row in points.tolist()]
-    return wandb.plot_table(
-        AREA,
-        wandb.Table(columns=["class", x, y], data=rows),
-        {"x": x, "y": y, "class": "class"},
-        {"title": title, "x-axis-title": x, "y-axis-title": y},
-    )
+def image(logged: LoggedImage, text: str | None = None) -> wandb.Image:
+    """Return a picture as W&B takes it."""
+    return wandb.Image(logged.picture, caption=text, file_type="jpg")
 
 
-def confusion(views: Views) -> Any:
-    """A chart of the confusion matrix."""
-    rows: Any = [
-        [NAMES[actual], NAMES[called], int(views.confusion[actual, called])]
-        for actual in (0, 1)
-        for called in (0, 1)
-    ]
-    return wandb.plot_table(
-        CONFUSION,
-        wandb.Table(columns=list(CONFUSION_COLUMNS), data=rows),
-        {name: name for name in CONFUSION_COLUMNS},
-        {"title": "Validation, at the fitted threshold"},
-    )
-
-
-def image(case: Case, caption: str | None = None) -> wandb.Image:
-    """A case's picture."""
-    return wandb.Image(case.picture, caption=caption, file_type="jpg")
-
-
-def caption(case: Case) -> str:
-    """What stands under a case in the gallery."""
-    facts = case.facts
+def caption(facts: dict[str, Any]) -> str:
+    """Return the text below an image of the gallery."""
     age = "age unknown" if facts["age"] is None else f"{facts['age']:.0f} years"
     return (
         f"{facts['image_id']}: {facts['actual']} ({facts['dx']}), called {facts['predicted']} "

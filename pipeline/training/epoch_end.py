@@ -15,7 +15,7 @@ from pipeline.ham10000.taxonomy import DX
 from pipeline.learning.decision import Decision, decide
 from pipeline.learning.inference import Predictions
 from pipeline.learning.probability import malignant_probability, task_targets
-from pipeline.tracking.views import Pictures, look_at
+from pipeline.tracking.views import Pictures, epoch_views
 from pipeline.training import checkpoints, history
 from pipeline.training.pace import advice, gpu_memory
 from pipeline.training.processes import agreed
@@ -153,7 +153,7 @@ class EpochEnd:
     def track(self, row: history.Row, probability: np.ndarray, *, best: bool) -> None:
         """Send an epoch's figures and curves; pictures too where it is the best so far."""
         progress = self.run.state.progress
-        views = look_at(
+        views = epoch_views(
             self.val,
             probability,
             progress.threshold,

@@ -18,7 +18,7 @@ from pipeline.learning.losses import Loss
 from pipeline.learning.optimizers import FrozenBackbone
 from pipeline.learning.stored_model import ModelCard, stored_files
 from pipeline.loading.batch import Batch
-from pipeline.tracking.tracker import Journal
+from pipeline.tracking.journal import PointJournal
 from pipeline.training import checkpoints
 from pipeline.training.flags import TrainFlags
 from pipeline.training.pace import Pace, PendingLosses, gpu_memory
@@ -55,7 +55,7 @@ class Run:
     target_of_dx: Tensor
     """int64 [7] on the device: the task's class of each diagnosis."""
     stored: StoredFacts
-    journal: Journal
+    journal: PointJournal
     interruption: Interruption
     pace: Pace = field(default_factory=Pace)
     losses: PendingLosses = field(default_factory=PendingLosses)

@@ -9,7 +9,6 @@ state goes into it last.
 import json
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -26,7 +25,8 @@ from pipeline.learning.optimizers import FrozenBackbone, MovingAverage, make_opt
 from pipeline.learning.probability import CLASSES, task_targets
 from pipeline.learning.stored_model import ModelCard
 from pipeline.machine import git_revision, hardware, versions
-from pipeline.tracking.tracker import Journal, make_tracker
+from pipeline.tracking.journal import PointJournal
+from pipeline.tracking.tracker import make_tracker, run_id
 from pipeline.tracking.views import Pictures
 from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.flags import ModelFlags, TrainFlags
@@ -71,7 +71,8 @@ def set_up(
     if saved is not None:
         state.restore(saved)
     progress = state.progress
-    progress.wandb_id = progress.wandb_id or from_main(uuid4().hex[:8], accelerator)
+    if on_main:
+        progress.wandb_id = progress.wandb_id or run_id(flags.run.run_dir)
     class_of_dx = task_targets(np.arange(len(DX)), task)
     dx_index = train["dx"].map(DX.index).to_numpy()
     counts = np.bincount(class_of_dx[dx_index], minlength=len(CLASSES[task]))
@@ -103,7 +104,7 @@ def set_up(
             samples=pd.concat([train, val], ignore_index=True),
             flags=flags.flat(),
         ),
-        journal=Journal(tracker, progress.points),
+        journal=PointJournal(tracker, progress.points),
         interruption=interruption,
     )
     announce(run, facts, len(train), len(val))

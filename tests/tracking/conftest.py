@@ -1,10 +1,10 @@
-"""What W&B's own files say of a run, read record by record."""
+"""W&B's files on disk, read record by record."""
 
 import json
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,22 +15,23 @@ BLOCK = 32768
 
 
 @dataclass
-class Written:
-    """What all .wandb files of a folder say."""
+class Stored:
+    """The content of all .wandb files below a folder."""
 
     files: list[Path]
-    rows: list[dict]
+    rows: list[dict] = field(default_factory=list)
     """History, in order, values as logged."""
-    config: dict
-    summary: dict
-    metrics: dict
-    """By name or pattern, as define_metric has sent them."""
-    artifacts: list
-    runs: list
-    exits: int
+    config: dict = field(default_factory=dict)
+    summary: dict = field(default_factory=dict)
+    metrics: dict = field(default_factory=dict)
+    """Definitions by name or pattern."""
+    artifacts: list = field(default_factory=list)
+    runs: list = field(default_factory=list)
+    exits: int = 0
+    """Starts that ended well."""
 
 
-def wandb_records(path: Path) -> Iterator[wandb_internal_pb2.Record]:  # pyright: ignore
+def records(path: Path) -> Iterator[wandb_internal_pb2.Record]:  # pyright: ignore
     """Read a .wandb file: LevelDB's log format, checksummed, with protobuf records."""
     data, place, whole = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
@@ -61,29 +62,29 @@ def put(values: dict, items: Iterable) -> None:
         place[last] = json.loads(item.value_json)
 
 
-def written(folder: Path) -> Written:
-    """Return what the .wandb files under FOLDER/wandb say, in the order of their making."""
+def stored(folder: Path) -> Stored:
+    """Read the .wandb files under FOLDER/wandb in the order in which they were made."""
     files = sorted(folder.glob("wandb/*run-*/*.wandb"), key=lambda path: path.parent.name)
-    said = Written(files, [], {}, {}, {}, [], [], 0)
-    for record in (record for path in files for record in wandb_records(path)):
+    found = Stored(files)
+    for record in (record for path in files for record in records(path)):
         kind = record.WhichOneof("record_type")
         if kind == "history":
-            said.rows.append({})
-            put(said.rows[-1], record.history.item)
+            found.rows.append({})
+            put(found.rows[-1], record.history.item)
         elif kind == "run":
-            said.runs.append(record.run)
-            put(said.config, record.run.config.update)
+            found.runs.append(record.run)
+            put(found.config, record.run.config.update)
         elif kind == "summary":
-            put(said.summary, record.summary.update)
+            put(found.summary, record.summary.update)
         elif kind == "metric":
-            said.metrics[record.metric.name or record.metric.glob_name] = record.metric
+            found.metrics[record.metric.name or record.metric.glob_name] = record.metric
         elif kind == "artifact":
-            said.artifacts.append(record.artifact)
-        said.exits += kind == "exit"
-    return said
+            found.artifacts.append(record.artifact)
+        found.exits += kind == "exit"
+    return found
 
 
 @pytest.fixture(scope="session")
-def read_wandb() -> Callable[[Path], Written]:
+def read_wandb() -> Callable[[Path], Stored]:
     """``read_wandb(RUN)``: what W&B has on disk of a run."""
-    return written
+    return stored
