@@ -14,9 +14,8 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 
 from pipeline import figures
 from pipeline.files import write_file
-from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
 from pipeline.learning.flags import Task
-from pipeline.learning.probability import malignant_probability
+from pipeline.learning.probability import malignant_probability, task_targets
 
 Row = dict[str, Any]
 """One line of a table, by column."""
@@ -40,7 +39,7 @@ def validation_metrics(logits: np.ndarray, dx_index: np.ndarray, task: Task) -> 
         dx_index: int [N], index of each diagnosis in the taxonomy.
         task: "dx" adds the metrics of the seven classes.
     """
-    malignant = np.asarray(DX_IS_MALIGNANT)[dx_index]
+    malignant = task_targets(dx_index, "binary")
     probability = malignant_probability(logits, task)
     called = probability >= 0.5
     values = {

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 
 from pipeline.learning.inference import predict_logits, views
 from pipeline.learning.model import build_model
-from pipeline.loading.batch import Batch, empty_batch
+from pipeline.loading.batch import Batch
 
 
 def test_views_are_the_flips_and_the_eight_symmetries_of_the_square():
@@ -26,7 +26,7 @@ def test_predictions_keep_ids_and_average_the_views():
     torch.manual_seed(0)
     model, images = build_model("resnet18", 2).train(), torch.randn(3, 3, 32, 32)
     labels = torch.zeros(3, dtype=torch.int64)
-    batches = [Batch(images, labels, ("x", "y", "z")), empty_batch(32, torch.device("cpu"))]
+    batches = [Batch(images, labels, ("x", "y", "z")), Batch(images[:0], labels[:0], ())]
     found = predict_logits(model, batches, accelerator=Accelerator(cpu=True), tta="flips")
     assert model.training and found.image_ids == ("x", "y", "z")
     model.eval()
