@@ -1,8 +1,8 @@
-"""Open shards for reading: which tars and indexes a split has, its table, where each JPEG lies.
+"""Open shards for reading: which tars a split has, its table, where each JPEG lies.
 
     shards = open_shards(Path("shards/ham10000"))
     train = shards.split("train")
-    train.tars, train.indexes, train.samples, train.locations()
+    train.tars, train.samples, train.locations()
 
 Opening checks what is cheap (manifest, table and index digests, sizes);
 ``intact.ensure_intact(shards, ["train"])`` reads every byte of the tars.
@@ -52,11 +52,6 @@ class Split:
         """Paths of the tars."""
         return tuple(self.root / entry.path for entry in self.entries)
 
-    @property
-    def indexes(self) -> tuple[Path, ...]:
-        """Paths of the indexes, in the order of ``tars``."""
-        return tuple(self.root / entry.index_path for entry in self.entries)
-
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.samples)
@@ -67,7 +62,7 @@ class Split:
         Raises:
             DataError: an index does not agree with the table.
         """
-        indexes = [read_index(path) for path in self.indexes]
+        indexes = [read_index(self.root / entry.index_path) for entry in self.entries]
         names = [name for index in indexes for name in index.names]
         if names != self.samples["image_id"].to_list():
             raise DataError(
@@ -158,10 +153,9 @@ def cheap_problems(root: Path, manifest: Manifest) -> list[str]:
         problems += _digest_problem(root / name, expected)
     for entry in manifest.shards:
         path = root / entry.path
-        size = path.stat().st_size if path.is_file() else None
-        if size is None:
+        if not path.is_file():
             problems.append(f"{path} is missing")
-        elif size != entry.bytes:
+        elif (size := path.stat().st_size) != entry.bytes:
             problems.append(f"{path} has {size:,} bytes, the manifest says {entry.bytes:,}")
         problems += _digest_problem(root / entry.index_path, entry.index_sha256)
     return problems

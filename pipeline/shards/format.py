@@ -12,7 +12,7 @@ shards/README.md specifies both for other tools.
 
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -72,12 +72,8 @@ def write_tar(samples: Iterable[TarSample]) -> tuple[list[bytes], bytes]:
         lines.append(" ".join(words))
     end += 2 * tarfile.BLOCKSIZE
     pieces.append(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
-    return pieces, _index(lines)
-
-
-def _index(lines: Sequence[str]) -> bytes:
-    """Return the bytes of an index with a line for each sample."""
-    return "".join(f"{line}\n" for line in [f"{INDEX_VERSION} {len(lines)}", *lines]).encode()
+    index = "".join(f"{line}\n" for line in [f"{INDEX_VERSION} {len(lines)}", *lines])
+    return pieces, index.encode()
 
 
 def _header(name: str, size: int) -> bytes:
@@ -100,58 +96,41 @@ def read_index(path: Path) -> SampleIndex:
         DataError: the file is missing or is not an index of three-member samples.
     """
     try:
-        return parse_index(path.read_text(encoding="ascii"))
+        first, *lines = path.read_text(encoding="ascii").splitlines()
+        if first != f"{INDEX_VERSION} {len(lines)}":
+            raise ValueError(f"it begins with {first!r}, expected '{INDEX_VERSION} {len(lines)}'")
+        rows = [line.split(" ") for line in lines]
+        if any(len(row) != 12 or tuple(row[::4]) != MEMBERS for row in rows):
+            raise ValueError(f"a line does not name the members {', '.join(MEMBERS)}")
+        return SampleIndex(
+            names=tuple(row[3].removesuffix(".jpg") for row in rows),
+            jpg_offset=np.array([row[1] for row in rows], dtype=np.int64),
+            jpg_size=np.array([row[2] for row in rows], dtype=np.int64),
+        )
     except OSError as error:
         raise DataError(f"cannot read the index {path}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path} is not a usable index: {error}; build the shards again") from error
 
 
-def parse_index(text: str) -> SampleIndex:
-    """Return the samples of an index's text.
-
-    Raises:
-        ValueError: the text is not an index of three-member samples.
-    """
-    first, *lines = text.splitlines()
-    version, count = first.split()
-    if version != INDEX_VERSION:
-        raise ValueError(f"its version is {version}, expected {INDEX_VERSION}")
-    if int(count) != len(lines):
-        raise ValueError(f"it announces {count} samples and has {len(lines)}")
-    rows = [line.split(" ") for line in lines]
-    width = 4 * len(MEMBERS)
-    if any(len(row) != width or tuple(row[::4]) != MEMBERS for row in rows):
-        raise ValueError(f"a line does not name the members {', '.join(MEMBERS)}")
-    return SampleIndex(
-        names=tuple(row[3].removesuffix(".jpg") for row in rows),
-        jpg_offset=np.array([row[1] for row in rows], dtype=np.int64),
-        jpg_size=np.array([row[2] for row in rows], dtype=np.int64),
-    )
-
-
-def index_of_tar(path: Path) -> bytes:
-    """Return the index that belongs to a tar, found by reading the tar's headers.
+def read_tar(path: Path) -> list[TarSample]:
+    """Return the samples of a tar.
 
     Raises:
         DataError: the tar is truncated or holds something else than samples.
     """
     try:
         with tarfile.open(path, mode="r:") as tar:
-            members = tar.getmembers()
+            files = [(member.name, tar.extractfile(member)) for member in tar]
+            found = [(name, file.read() if file else b"") for name, file in files]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a readable tar: {error}") from error
-    starts = range(0, len(members), len(MEMBERS))
-    return _index([_index_line(members[at : at + len(MEMBERS)], path) for at in starts])
-
-
-def _index_line(members: Sequence[tarfile.TarInfo], path: Path) -> str:
-    """Return the index line of one sample's members."""
-    key = members[0].name.partition(".")[0]
-    expected = [f"{key}.{extension}" for extension in MEMBERS]
-    found = [member.name for member in members]
-    if found != expected or not all(member.isreg() for member in members):
-        raise DataError(f"{path}: expected the members {expected}, found {found}")
-    return " ".join(
-        f"{ext} {m.offset_data} {m.size} {m.name}" for ext, m in zip(MEMBERS, members, strict=True)
-    )
+    samples: list[TarSample] = []
+    for at in range(0, len(found), len(MEMBERS)):
+        names, payloads = zip(*found[at : at + len(MEMBERS)], strict=True)
+        image_id = names[0].partition(".")[0]
+        expected = tuple(f"{image_id}.{extension}" for extension in MEMBERS)
+        if names != expected:
+            raise DataError(f"{path}: expected the files {expected}, found {names}")
+        samples.append(TarSample(image_id, *payloads))
+    return samples

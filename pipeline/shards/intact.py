@@ -34,11 +34,12 @@ def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = T
     folds = shards.manifest.split["folds"]  # then val lies in the shards of train
     wanted = {"train" if folds and name == "val" else name for name in splits}
     entries = [entry for entry in shards.manifest.shards if entry.split in wanted]
-    cache = _cache_path(shards.root)
+    name = sha256(str(shards.root.resolve()).encode())[:16]
+    cache = cache_folder() / f"intact-{name}.json"
     known = _load(cache)
     unread = [entry for entry in entries if known.get(entry.path) != _stamp(shards.root, entry)]
     total = sum(entry.bytes for entry in unread)
-    hidden = not progress or not total
+    hidden = not (progress and unread)
     with tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=hidden) as bar:
         for entry in unread:
             path, stamp = shards.root / entry.path, _stamp(shards.root, entry)
@@ -51,11 +52,6 @@ def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = T
             bar.update(entry.bytes)
     if unread:
         _save(cache, known)
-
-
-def _cache_path(root: Path) -> Path:
-    name = sha256(str(root.resolve()).encode())[:16]
-    return cache_folder() / f"intact-{name}.json"
 
 
 def _stamp(root: Path, entry: ShardEntry) -> list[str | int]:

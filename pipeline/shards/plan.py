@@ -1,7 +1,7 @@
 """The plan: which image goes into which shard, at which place; a function of table and flags.
 
     placed = place(table, pairs, SplitPolicy())
-    shards = plan_shards(placed, name="ham10000", samples_per_shard=250, seed=0)
+    shards = plan_shards(placed, "ham10000", 250, seed=0)
 
 No image is read here, so the plan is the same on one machine and on a cluster, before and after an
 interruption. An image found to be bad while packing is left out of its shard; no other image moves.
@@ -22,17 +22,8 @@ from pipeline.shards.packing.shard_plan import ShardPlan
 from pipeline.shards.splits import assign, find_groups, shuffle_key
 
 TABLE_COLUMNS: tuple[str, ...] = (
-    "image_id",
-    "lesion_id",
-    "group",
-    "dx",
-    "label",
-    "split",
-    "shard",
-    "age",
-    "sex",
-    "localization",
-    "dx_type",
+    *("image_id", "lesion_id", "group", "dx", "label", "split", "shard"),
+    *("age", "sex", "localization", "dx_type"),
 )
 """Columns of samples.csv; with folds, ``fold`` follows ``split``."""
 
@@ -96,7 +87,7 @@ def part_of(table: pd.DataFrame) -> list[str]:
 
 
 def plan_shards(
-    placed: pd.DataFrame, *, name: str, samples_per_shard: int, seed: int
+    placed: pd.DataFrame, name: str, samples_per_shard: int, *, seed: int
 ) -> tuple[ShardPlan, ...]:
     """Cut what ``place`` returned into shards: shuffled, of nearly equal size, one fold each."""
     if samples_per_shard < 1:
@@ -106,7 +97,9 @@ def plan_shards(
         number = 0
         for fold in sorted(set(placed.loc[placed["split"] == split, "fold"])):
             part = placed.query("split == @split and fold == @fold")
-            for chunk in _even_chunks(_shuffled(part, seed), samples_per_shard):
+            rows = metadata_rows(part)
+            rows.sort(key=lambda row: shuffle_key(seed, "order", row["image_id"]))
+            for chunk in _even_chunks(rows, samples_per_shard):
                 path = f"{split}/{name}-{split}-{number:06d}.tar"
                 plans.append(ShardPlan(path, split, None if fold < 0 else int(fold), chunk))
                 number += 1
@@ -117,12 +110,6 @@ def metadata_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return what each row's ``.json`` holds (``metadata.COLUMNS``; None where missing)."""
     columns = [table[name].astype(object).where(table[name].notna(), None) for name in COLUMNS]
     return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _shuffled(part: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
-    """Return the metadata rows of ``part`` in an order that the seed gives."""
-    rows = metadata_rows(part)
-    return sorted(rows, key=lambda row: shuffle_key(seed, "order", row["image_id"]))
 
 
 def _even_chunks(rows: list[dict[str, Any]], most: int) -> Iterator[tuple[dict[str, Any], ...]]:

@@ -1,13 +1,11 @@
 """Our shards as a webdataset pipeline, for training loops of your own.
 
-    from pipeline import as_webdataset
     train = as_webdataset("shards/ham10000", "train", shuffle=1000)
     for images, labels in train.map_dict(image=augment).to_tuple("image", "label").batched(32): ...
 
-Shards are assigned to ranks (RANK and WORLD_SIZE, or torch.distributed) and within a rank to the
-workers of a DataLoader, so an epoch holds every sample once over all ranks and workers. Ranks may
-get different numbers of samples; where they must agree, as in DistributedDataParallel, use
-webdataset's ``with_epoch``.
+Shards are divided among ranks (RANK and WORLD_SIZE, or torch.distributed) and within a rank among
+the workers of a DataLoader, so every sample comes once in an epoch. Ranks may get different numbers
+of samples; DistributedDataParallel needs equal numbers: see webdataset's ``with_epoch``.
 """
 
 import functools
@@ -35,15 +33,15 @@ def as_webdataset(
 ) -> "WebDataset":
     """Return the samples of a split as a ``webdataset.WebDataset``.
 
-    A sample is a dict: ``image`` ([H, W, 3] uint8 RGB, or the bytes of the JPEG), ``label`` (index
-    of the diagnosis in ``taxonomy.DX``; int64 when batched), ``image_id`` and ``metadata``
-    (lesion_id, dx, dx_type, age or None, sex, localization).
+    A sample is a dict: ``image`` ([H, W, 3] uint8 RGB), ``label`` (index of the diagnosis in
+    ``taxonomy.DX``; int64 when batched), ``image_id`` and ``metadata`` (``metadata.COLUMNS`` by
+    name; a missing age is None).
 
     Args:
         root: folder of finished shards.
         split: train, val or test.
         fold: with shards built for cross-validation, the one that is val.
-        shuffle: samples in the shuffle buffer; the shards are shuffled too. 0: packing order.
+        shuffle: samples in the shuffle buffer; shards are shuffled too. 0: packing order.
         seed: of the shuffle; each pass over the same object has another order (in a DataLoader
             with ``persistent_workers=True``).
         decode: False leaves ``image`` as the bytes of the JPEG.

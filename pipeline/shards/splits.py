@@ -123,15 +123,10 @@ def _deal_order(table: pd.DataFrame, units: pd.Series, seed: int) -> list[tuple[
 
     def rank(unit: str) -> tuple[int, bool, int, bytes]:
         size = len(members[unit])
-        return _main_dx(members[unit]), size > 1, -size, shuffle_key(seed, "split", unit)
+        main_dx = DX.index(max(DX, key=members[unit].count))  # the first one in a tie
+        return main_dx, size > 1, -size, shuffle_key(seed, "split", unit)
 
     return [(unit, len(members[unit])) for unit in sorted(members, key=rank)]
-
-
-def _main_dx(diagnoses: list[str]) -> int:
-    """Return the index of the most frequent dx, the first in taxonomy order in a tie."""
-    count = Counter(diagnoses)
-    return max(range(len(DX)), key=lambda index: (count[DX[index]], -index))
 
 
 def crossing(units: Iterable[str], splits: Iterable[str]) -> list[str]:

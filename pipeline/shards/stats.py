@@ -44,22 +44,18 @@ def tabulate(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
     folds = sorted(set(part) - set(SPLITS), key=lambda name: int(name.removeprefix("fold ")))
     order = [name for name in ("train", *folds, "val", "test") if name in set(part)]
-    tables = {TOTALS: _totals(samples, part).reindex(columns=order)}
+    groups = samples.groupby(part)
+    totals = {
+        "images": groups.size(),
+        "groups (lesions)": groups["group"].nunique(),
+        "malignant images": groups["label"].sum(),
+    }
+    tables = {TOTALS: pd.DataFrame(totals).T.reindex(columns=order)}
     for title, (values, rows) in columns.items():
         table = pd.crosstab(values, part)
         tables[title] = table.reindex(index=rows, columns=order, fill_value=0)
         tables[title].index.name = tables[title].columns.name = None
     return tables
-
-
-def _totals(samples: pd.DataFrame, part: pd.Series) -> pd.DataFrame:
-    groups = samples.groupby(part)
-    rows = {
-        "images": groups.size(),
-        "groups (lesions)": groups["group"].nunique(),
-        "malignant images": groups["label"].sum(),
-    }
-    return pd.DataFrame(rows).T
 
 
 def draw(tables: dict[str, pd.DataFrame], out: Path) -> None:
@@ -81,8 +77,7 @@ def _bars(axes: Axes, title: str, table: pd.DataFrame) -> None:
     shares = table / table.sum()
     width = 0.8 / len(table.columns)
     for number, split in enumerate(table.columns):
-        shift = (number - (len(table.columns) - 1) / 2) * width
-        places = np.arange(len(table)) + shift
+        places = np.arange(len(table)) + (number - (len(table.columns) - 1) / 2) * width
         bars = axes.barh(places, shares[split], height=width, label=str(split))
         axes.bar_label(bars, [f" {count:,}" for count in table[split]], fontsize=7)
     names = [DX_NAMES[name] if title == "diagnosis" else name for name in map(str, table.index)]

@@ -16,10 +16,6 @@ from pipeline.shards.packing.pack import Receipt
 from pipeline.shards.plan import LEFT_OUT, TABLE_COLUMNS
 from pipeline.shards.storage.store import Store
 
-REJECTED_NAME = "rejected.csv"
-CONVERTED_NAME = "converted.csv"
-LEFT_OUT_NAME = "left_out.csv"
-
 
 def write_tables(
     store: Store, placed: pd.DataFrame, receipts: Sequence[Receipt], *, folds: bool
@@ -28,15 +24,11 @@ def write_tables(
     left_out = placed[placed["split"] == LEFT_OUT]
     reasons = "shows a lesion of the test set (group " + left_out["group"] + ")"
     notes = (
-        (REJECTED_NAME, "reason", [pair for receipt in receipts for pair in receipt.rejected]),
-        (
-            CONVERTED_NAME,
-            "conversion",
-            [pair for receipt in receipts for pair in receipt.converted],
-        ),
-        (LEFT_OUT_NAME, "reason", list(zip(left_out["image_id"], reasons, strict=True))),
+        ("rejected.csv", "reason", [pair for r in receipts for pair in r.rejected]),
+        ("converted.csv", "conversion", [pair for r in receipts for pair in r.converted]),
+        ("left_out.csv", "reason", list(zip(left_out["image_id"], reasons, strict=True))),
     )
-    contents = {TABLE_NAME: table_bytes(samples_table(placed, receipts, folds=folds))}
+    contents = {TABLE_NAME: table_bytes(_samples(placed, receipts, folds=folds))}
     for name, column, pairs in notes:
         if pairs:
             contents[name] = table_bytes(pd.DataFrame(sorted(pairs), columns=["image_id", column]))
@@ -45,17 +37,14 @@ def write_tables(
     return {name: sha256(data) for name, data in contents.items()}
 
 
-def samples_table(
-    placed: pd.DataFrame, receipts: Sequence[Receipt], *, folds: bool
-) -> pd.DataFrame:
-    """Return one row for each sample packed, in packing order, with the columns of samples.csv."""
-    packed = [(name, r.entry.path) for r in receipts for name, _ in r.sources]
+def _samples(placed: pd.DataFrame, receipts: Sequence[Receipt], *, folds: bool) -> pd.DataFrame:
+    """Return samples.csv: one row for each sample packed, in packing order."""
+    packed = [(name, receipt.entry.path) for receipt in receipts for name, _ in receipt.sources]
     order = pd.DataFrame(packed, columns=["image_id", "shard"])
     columns = list(TABLE_COLUMNS)
     if folds:
         columns.insert(columns.index("split") + 1, "fold")
-    merged = order.merge(placed, on="image_id", how="left", validate="1:1")
-    return pd.DataFrame(merged, columns=columns)
+    return pd.DataFrame(order.merge(placed, on="image_id", how="left", validate="1:1")[columns])
 
 
 def table_bytes(table: pd.DataFrame) -> bytes:

@@ -21,7 +21,7 @@ from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 from pipeline.shards.dataset import cheap_problems
 from pipeline.shards.flags import VerifyFlags
-from pipeline.shards.format import index_of_tar, parse_index
+from pipeline.shards.format import read_index, read_tar, write_tar
 from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, load_manifest
 from pipeline.shards.packing.pack import tar_sample
 from pipeline.shards.plan import metadata_rows, part_of
@@ -46,11 +46,7 @@ class Verdict:
 
 
 def run(flags: VerifyFlags) -> None:
-    """Print the verdict.
-
-    Raises:
-        DataError: something is wrong; the message lists all of it.
-    """
+    """Print the verdict; a ``DataError`` lists all that is wrong."""
     verdict = verify(flags.root, quick=flags.quick)
     if verdict.problems:
         listed = "\n".join(f"  - {problem}" for problem in verdict.problems)
@@ -106,15 +102,15 @@ def _unlisted(root: Path, manifest: Manifest) -> Iterator[str]:
 
 def _leak_problems(table: pd.DataFrame, leaks: Sequence[str]) -> Iterator[str]:
     """Yield how lesions cross between splits: by group, by lesion_id, by a published pair."""
-    if leaks:
-        yield f"{len(leaks):,} groups are in two splits, the first is {leaks[0]}"
     part = part_of(table)
-    lesions = crossing(table["lesion_id"], part)
-    if lesions:
-        yield f"{len(lesions):,} lesions are in two splits, the first is {lesions[0]}"
-    pairs = crossing_pairs(table["image_id"], part, SAME_LESION_PAIRS)
-    if pairs:
-        yield f"{len(pairs)} known pairs of one lesion are in two splits, the first is {pairs[0]}"
+    found = {
+        "groups": leaks,
+        "lesions": crossing(table["lesion_id"], part),
+        "known pairs of one lesion": crossing_pairs(table["image_id"], part, SAME_LESION_PAIRS),
+    }
+    for what, crossed in found.items():
+        if crossed:
+            yield f"{len(crossed):,} {what} are in two splits, the first is {crossed[0]}"
 
 
 def _table_problems(manifest: Manifest, table: pd.DataFrame) -> Iterator[str]:
@@ -161,9 +157,9 @@ def _index_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterat
     """Yield how an index disagrees with the table or reaches beyond its tar."""
     path = root / entry.index_path
     try:
-        index = parse_index(path.read_text(encoding="ascii"))
-    except ValueError as error:
-        yield f"{path} is not a usable index: {error}"
+        index = read_index(path)
+    except DataError as error:
+        yield str(error)
         return
     if list(index.names) != list(rows["image_id"]):
         yield f"{path} and {TABLE_NAME} name other samples"
@@ -173,34 +169,23 @@ def _index_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterat
 
 def _byte_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterator[str]:
     """Yield how a tar differs from the manifest, from its index and from the table."""
-    path = root / entry.path
+    path, index = root / entry.path, root / entry.index_path
     if sha256_of(path) != entry.sha256:
         yield f"{path} is damaged: its sha256 is not the manifest's"
     try:
-        index = index_of_tar(path)
+        samples = read_tar(path)
     except DataError as error:
         yield str(error)
         return
-    if index != (root / entry.index_path).read_bytes():
-        yield f"{root / entry.index_path} disagrees with its tar"
+    if write_tar(samples)[1] != index.read_bytes():
+        yield f"{index} disagrees with its tar"
         return
-    yield from _member_problems(path, index.decode(), rows)
-
-
-def _member_problems(path: Path, index: str, rows: pd.DataFrame) -> Iterator[str]:
-    """Yield where a sample's ``.cls`` or ``.json`` contradicts its row of the table."""
-    lines = [line.split(" ") for line in index.splitlines()[1:]]
-    data = path.read_bytes()
-
-    def payload(words: Sequence[str]) -> bytes:
-        return data[int(words[1]) : int(words[1]) + int(words[2])]
-
-    for words, row in zip(lines, metadata_rows(rows), strict=False):
+    for sample, row in zip(samples, metadata_rows(rows), strict=False):
         if row["dx"] not in DX:  # reported by _table_problems
             continue
-        expected = tar_sample(row, b"")
-        if payload(words[4:8]) != expected.cls:
+        expected = tar_sample(row, sample.jpg)
+        if sample.cls != expected.cls:
             yield f"{path}: the class of {row['image_id']} is not that of {TABLE_NAME}"
-        if payload(words[8:12]) != expected.json:
-            found = json.loads(payload(words[8:12]) or b"null")
+        if sample.json != expected.json:
+            found = json.loads(sample.json or b"null")
             yield f"{path}: {row['image_id']} is described as {found}, not as in {TABLE_NAME}"

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX
 from pipeline.shards.dataset import open_shards
-from pipeline.shards.format import TarSample, index_of_tar, parse_index, read_index, write_tar
+from pipeline.shards.format import TarSample, read_index, read_tar, write_tar
 
 SAMPLES = [
     TarSample("ISIC_0000001", b"\xff\xd8" + bytes(1000), b"4", b'{"a": 1}'),
@@ -51,7 +51,7 @@ def test_index_is_the_one_dali_writes(tmp_path):
     if not tool.exists():
         pytest.skip("DALI's wds2idx is not installed here")
     subprocess.run([tool, tmp_path / "a.tar", tmp_path / "a.idx"], check=True, capture_output=True)
-    assert (tmp_path / "a.idx").read_bytes() == index == index_of_tar(tmp_path / "a.tar")
+    assert (tmp_path / "a.idx").read_bytes() == index
 
 
 def test_index_points_at_the_payloads(tmp_path):
@@ -75,19 +75,40 @@ def test_index_points_at_the_payloads(tmp_path):
         "v1.2 1\nnonsense\n",
     ],
 )
-def test_unusable_index_is_refused(text):
-    with pytest.raises(ValueError):
-        parse_index(text)
+def test_unusable_index_is_refused(tmp_path, text):
+    (tmp_path / "a.idx").write_text(text)
+    with pytest.raises(DataError, match="not a usable index"):
+        read_index(tmp_path / "a.idx")
+
+
+def test_missing_index_is_refused(tmp_path):
+    with pytest.raises(DataError, match="cannot read the index"):
+        read_index(tmp_path / "a.idx")
+
+
+def test_tar_is_read_back_as_it_was_written(tmp_path):
+    (tmp_path / "a.tar").write_bytes(by_tarfile(SAMPLES))
+    assert read_tar(tmp_path / "a.tar") == SAMPLES
+
+
+@pytest.mark.parametrize(
+    "names", [("a.jpg", "a.json", "a.cls"), ("a.jpg", "a.cls"), ("a.jpg",) * 3]
+)
+def test_tar_of_something_else_than_samples_is_refused(tmp_path, names):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(DataError, match="expected the files"):
+        read_tar(tmp_path / "a.tar")
 
 
 @pytest.mark.parametrize("cut", [1, 513, 3000])
-def test_truncated_tar_has_no_index(tmp_path, cut):
-    pieces, index = write_tar(SAMPLES)
-    tar = b"".join(pieces)
+def test_truncated_tar_is_refused_or_lacks_samples(tmp_path, cut):
+    tar = b"".join(write_tar(SAMPLES)[0])
     end = tar.rindex(b"{}") + 512
     (tmp_path / "a.tar").write_bytes(tar[: end - cut])
     with contextlib.suppress(DataError):
-        assert index_of_tar(tmp_path / "a.tar") != index
+        assert read_tar(tmp_path / "a.tar") != SAMPLES
 
 
 def test_gnu_tar_lists_the_samples_in_order(packed):

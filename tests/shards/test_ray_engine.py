@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.ham10000.source import open_source
-from pipeline.shards.flags import SplitPolicy
-from pipeline.shards.packing.builder import BuildSettings, build, make_plan
+from pipeline.shards.flags import BuildFlags
+from pipeline.shards.packing.builder import BuildPlan, build, make_plan
 from pipeline.shards.packing.local_engine import run_here
 from pipeline.shards.packing.ray_engine import run_on_ray
 from pipeline.shards.packing.shard_plan import EncodeSettings
@@ -20,7 +20,6 @@ from pipeline.shards.storage.store import LocalStore
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = BuildSettings("demo", SplitPolicy(), EncodeSettings(32), samples_per_shard=10)
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -42,6 +41,11 @@ class DeadlyStore(LocalStore):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def plan_of(source: Path) -> BuildPlan:
+    flags = BuildFlags(source=source, samples_per_shard=10, images=EncodeSettings(32))
+    return make_plan(open_source(source), flags)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray")
@@ -56,8 +60,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine_though_a_worker_is_killed(
     tmp_path: Path,
     contents: Contents,
 ) -> None:
-    source = open_source(synthetic_source)
-    plan = make_plan(source, SETTINGS)
+    plan = plan_of(synthetic_source)
     build(plan, LocalStore(tmp_path / "here"), run_here(1), progress=False)
     calm = LocalStore(tmp_path / "calm")
     build(plan, calm, run_on_ray(), progress=False)
@@ -79,8 +82,7 @@ def test_a_bad_image_on_the_cluster_is_the_same_clear_message(
         (folder / path.parent.name / path.name).write_bytes(path.read_bytes())
     victim = next(folder.glob("*/*.jpg"))
     victim.write_bytes(victim.read_bytes()[:500])
-    source = open_source(folder)
-    plan = make_plan(source, SETTINGS)
+    plan = plan_of(folder)
     with pytest.raises(DataError, match=f"bad image {victim.stem}"):
         build(plan, LocalStore(tmp_path / "out"), run_on_ray(), progress=False)
     assert not (tmp_path / "out" / "manifest.json").exists()

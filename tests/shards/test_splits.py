@@ -144,7 +144,7 @@ def test_images_of_an_official_test_lesion_are_left_out_of_training():
 
 def test_shards_hold_each_image_once_shuffled_in_even_sizes_on_fold_borders():
     placed = place(many(300), [], SplitPolicy(folds=3))
-    plans = plan_shards(placed, name="n", samples_per_shard=20, seed=0)
+    plans = plan_shards(placed, "n", 20, seed=0)
     packed = [row["image_id"] for plan in plans for row in plan.rows]
     assert sorted(packed) == sorted(placed["image_id"]) and packed != sorted(packed)
     fold = placed.set_index("image_id")["fold"]

@@ -6,30 +6,32 @@
 - The engine (``pack.Engine``) calls the work for every shard without a receipt:
   ``local_engine.run_here`` on this machine's cores, ``ray_engine.run_on_ray`` on a cluster.
 
-``build`` joins them. It skips shards that an interrupted build completed, and writes samples.csv
-and, as the last file, manifest.json from the receipts in the order of the plan. So neither the
-engine, nor the number of workers, nor an interruption changes a byte.
+``build`` skips shards that an interrupted build completed, and writes samples.csv and, last,
+manifest.json from the receipts in the order of the plan. So neither the engine, nor the number of
+workers, nor an interruption changes a byte.
 
-    manifest = build(make_plan(source, settings), LocalStore(out), run_here(workers=0))
+    manifest = build(make_plan(source, flags), LocalStore(out), run_here(workers=0))
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from pipeline.errors import DataError
-from pipeline.files import sha256
+from pipeline.files import sha256, sha256_of
+from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import Source
-from pipeline.shards.flags import SplitPolicy
+from pipeline.shards.flags import BuildFlags, SplitPolicy
 from pipeline.shards.format import IMAGE_ID
 from pipeline.shards.manifest import MANIFEST_NAME, SPLITS, Manifest
-from pipeline.shards.packing.pack import Engine, PackWork, Receipt, completed
-from pipeline.shards.packing.shard_plan import EncodeSettings, OnBadImage, ShardPlan
+from pipeline.shards.packing.pack import RECEIPTS, Engine, PackWork, Receipt, completed
+from pipeline.shards.packing.shard_plan import ShardPlan
 from pipeline.shards.plan import place, plan_shards
+from pipeline.shards.splits import read_pairs
 from pipeline.shards.storage.store import Store
 from pipeline.shards.tables import table_bytes, write_tables
 
@@ -41,73 +43,77 @@ KEY_NAME = f"{WORK_FOLDER}/key.json"
 
 
 @dataclass(frozen=True)
-class BuildSettings:
-    """What decides the bytes of the result, besides the source."""
-
-    name: str
-    """First part of every shard's file name."""
-    splits: SplitPolicy
-    """Which images go into which split."""
-    encode: EncodeSettings
-    """How image bytes are made."""
-    samples_per_shard: int = 250
-    """Most samples of one shard."""
-    on_bad_image: OnBadImage = "error"
-    """Whether a bad image ends the build."""
-    pairs: tuple[tuple[str, str], ...] = ()
-    """Image ids that show one lesion under two ids."""
-    pairs_sha256: str | None = None
-    """Of the table that added pairs to the published ones, if one did."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the manifest says of it, by the manifest's key."""
-        split = {
-            "by": self.splits.split_by,
-            "val_fraction": None if self.splits.folds else self.splits.val_fraction,
-            "test_fraction": self.splits.test_share(),
-            "folds": self.splits.folds,
-            "seed": self.splits.seed,
-            "samples_per_shard": self.samples_per_shard,
-            "on_bad_image": self.on_bad_image,
-            "duplicates_sha256": self.pairs_sha256,
-        }
-        return {"split": split, "encode": self.encode.describe(), "name": self.name}
-
-
-@dataclass(frozen=True)
 class BuildPlan:
     """Which image goes into which shard."""
 
     source: Source
     """Table and images."""
-    settings: BuildSettings
-    """How they are packed."""
+    flags: BuildFlags
+    """Of the command, with defaults that suit the source."""
+    pairs: tuple[tuple[str, str], ...]
+    """Image ids that show one lesion: the published pairs, then those of --duplicates."""
     placed: pd.DataFrame
     """The source's table with group, split and fold."""
     shards: tuple[ShardPlan, ...]
     """Every shard, in packing order."""
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a set of shards from this plan has in its manifest, before any is packed."""
+        source = {
+            "kind": self.source.kind,
+            "table_sha256": sha256(table_bytes(self.source.table)),
+            "listing_sha256": _digest_of_images(self.source, "size"),
+            "pairs_sha256": sha256(json.dumps(sorted(self.pairs)).encode()),
+        }
+        splits, duplicates = self.flags.splits, self.flags.duplicates
+        split = {
+            "by": splits.split_by,
+            "val_fraction": None if splits.folds else splits.val_fraction,
+            "test_fraction": splits.test_share(),
+            "folds": splits.folds,
+            "seed": splits.seed,
+            "samples_per_shard": self.flags.samples_per_shard,
+            "on_bad_image": self.flags.on_bad_image,
+            "duplicates_sha256": sha256_of(duplicates) if duplicates else None,
+        }
+        encode = self.flags.images.describe()
+        return {"source": source, "split": split, "encode": encode, "name": self.flags.name}
 
-def make_plan(source: Source, settings: BuildSettings) -> BuildPlan:
-    """Return the plan: a function of the source's table and the settings.
+
+def make_plan(source: Source, flags: BuildFlags) -> BuildPlan:
+    """Return the plan: a function of the source's table and the flags.
 
     Raises:
-        DataError: an image id that cannot be packed, or too few images for the splits.
+        DataError: flags that do not suit the source, an image id that cannot be packed, or too few
+            images for the splits.
     """
-    wrong = [name for name in source.table["image_id"] if not IMAGE_ID.fullmatch(name)]
+    image_ids = set(source.table["image_id"])
+    wrong = sorted(name for name in image_ids if not IMAGE_ID.fullmatch(name))
     if wrong:
         raise DataError(
             f"{len(wrong)} image ids cannot be packed, the first is {wrong[0]!r}: expected up to "
             f"80 letters, digits, '-' and '_' (no dot, space or slash); rename those images"
         )
-    placed = place(source.table, settings.pairs, settings.splits, together=source.together)
-    shards = plan_shards(
-        placed,
-        name=settings.name,
-        samples_per_shard=settings.samples_per_shard,
-        seed=settings.splits.seed,
-    )
-    return BuildPlan(source, settings, placed, shards)
+    pairs = SAME_LESION_PAIRS
+    if flags.duplicates is not None:
+        pairs += read_pairs(flags.duplicates, image_ids)
+    name, splits = flags.name or source.kind, _splits(flags, source)
+    placed = place(source.table, pairs, splits, together=source.together)
+    shards = plan_shards(placed, name, flags.samples_per_shard, seed=splits.seed)
+    return BuildPlan(source, replace(flags, name=name, splits=splits), pairs, placed, shards)
+
+
+def _splits(flags: BuildFlags, source: Source) -> SplitPolicy:
+    """Return the policy with its share of test images."""
+    if not source.table["official_test"].to_numpy().any():
+        return replace(flags.splits, test_fraction=flags.splits.test_share())
+    if flags.splits.test_fraction:
+        raise DataError(
+            f"{flags.source} holds the official test set, which is the test split: leave "
+            f"--test-fraction {flags.splits.test_fraction} out (or take the test set out of the "
+            f"folder)"
+        )
+    return replace(flags.splits, test_fraction=0.0)
 
 
 def build(plan: BuildPlan, store: Store, engine: Engine, *, progress: bool = True) -> Manifest:
@@ -119,27 +125,16 @@ def build(plan: BuildPlan, store: Store, engine: Engine, *, progress: bool = Tru
     Raises:
         DataError: an image is bad, the store cannot be written, or it holds something else.
     """
-    source, settings = plan.source, plan.settings
-    asked = {"source": _identity(plan)} | settings.describe()
+    source, flags = plan.source, plan.flags
+    asked = plan.describe()
     manifest = _finished(store, asked)
     if manifest is None:
         _claim(store, asked | {"stamps": _digest_of_images(source, "stamp")})
-        work = PackWork(source.store, store, settings.encode, settings.on_bad_image)
+        work = PackWork(source.store, store, flags.images, flags.on_bad_image)
         receipts = _pack(work, plan.shards, engine, progress=progress)
         manifest = _publish(plan, store, receipts, asked)
     store.delete(WORK_FOLDER)
     return manifest
-
-
-def _identity(plan: BuildPlan) -> dict[str, Any]:
-    """Return what a finished set of shards must agree with to be the one asked for."""
-    pairs = json.dumps(sorted(plan.settings.pairs)).encode()
-    return {
-        "kind": plan.source.kind,
-        "table_sha256": sha256(table_bytes(plan.source.table)),
-        "listing_sha256": _digest_of_images(plan.source, "size"),
-        "pairs_sha256": sha256(pairs),
-    }
 
 
 def _digest_of_images(source: Source, fact: str) -> str:
@@ -170,27 +165,17 @@ def _claim(store: Store, asked: dict[str, Any]) -> None:
     """Prepare ``store``: keep what the same build completed, remove another unfinished one."""
     key = json.dumps(asked, sort_keys=True).encode()
     earlier = store.read(KEY_NAME)
-    if earlier is None and (others := store.list()):
+    if earlier is None and (others := list(store.sizes())):
         raise DataError(
             f"{store} holds files that are no shards ({others[0]}, {len(others)} in all): choose "
             f"an empty or a new folder for --out"
         )
-    if earlier is not None and earlier != key:
-        for name in store.list(WORK_FOLDER):
-            _withdraw(store, name)
     if earlier != key:
+        if earlier is not None:
+            for folder in (*SPLITS, RECEIPTS):
+                store.delete(folder)
         store.publish(KEY_NAME, key)
     store.sweep()
-
-
-def _withdraw(store: Store, receipt: str) -> None:
-    """Remove the shard of a receipt that another build left, then the receipt."""
-    data = store.read(receipt)
-    if receipt != KEY_NAME and data is not None:
-        entry = Receipt.from_json(data).entry
-        store.delete(entry.path)
-        store.delete(entry.index_path)
-    store.delete(receipt)
 
 
 def _pack(
@@ -216,7 +201,7 @@ def _publish(
     plan: BuildPlan, store: Store, receipts: Sequence[Receipt], asked: dict[str, Any]
 ) -> Manifest:
     """Write the tables and the manifest."""
-    folds = bool(plan.settings.splits.folds)
+    folds = bool(plan.flags.splits.folds)
     written = write_tables(store, plan.placed, receipts, folds=folds)
     entries = tuple(receipt.entry for receipt in receipts if receipt.entry.samples)
     if not entries:

@@ -16,7 +16,7 @@ _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _END = b"\xff\xd9"
-_BLOCK = 2**16
+_END_PAIR = int.from_bytes(_END, "little")
 _EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
 
 
@@ -46,8 +46,7 @@ def read_header(data: bytes) -> JpegHeader:
     Raises:
         BadImageError: it ends early, bytes follow its end, or its structure is not that of a JPEG.
     """
-    frame: tuple[int, bytes] | None = None
-    has_exif = False
+    kind, frame, has_exif = 0, b"", False
     position = len(SOI)
     while True:
         code, position = _next_marker(data, position)
@@ -59,7 +58,7 @@ def read_header(data: bytes) -> JpegHeader:
         body = data[position + 2 : position + length] if code in _FRAMES | {_APP1} else b""
         has_exif |= code == _APP1 and body.startswith(b"Exif\x00")
         if code in _FRAMES:
-            frame = code, body
+            kind, frame = code, body
         position += length
         if code == _SOS:
             position = _end_of_scan(data, position)
@@ -67,9 +66,15 @@ def read_header(data: bytes) -> JpegHeader:
         raise BadImageError(
             f"{len(data) - position:,} bytes of trailing garbage after the JPEG's end"
         )
-    if frame is None or len(frame[1]) < 6:
+    if len(frame) < 6:
         raise BadImageError("damaged JPEG: it has no frame header")
-    return _frame_header(*frame, has_exif=has_exif)
+    return JpegHeader(
+        width=int.from_bytes(frame[3:5], "big"),
+        height=int.from_bytes(frame[1:3], "big"),
+        components=frame[5],
+        common=kind in _COMMON_FRAMES and frame[0] == 8,
+        has_exif=has_exif,
+    )
 
 
 def _next_marker(data: bytes, position: int) -> tuple[int, int]:
@@ -95,25 +100,10 @@ def _end_of_scan(data: bytes, position: int) -> int:
 def _only_end_marker_is_last(data: bytes, position: int) -> bool:
     """Say whether the last two bytes are the only end marker from ``position`` on.
 
-    Comparing blocks that fit the processor's cache takes a fifth of the time of ``bytes.find``; a
-    regular expression takes milliseconds.
+    Comparing pairs of bytes at even and at odd places takes a fifth of the time of ``bytes.find``.
     """
-    if not data.endswith(_END):
-        return False
-    scan = np.frombuffer(data, np.uint8)
     ends = 0
-    for start in range(position, len(data) - 1, _BLOCK):
-        block = scan[start : start + _BLOCK + 1]
-        ends += np.count_nonzero((block[:-1] == _END[0]) & (block[1:] == _END[1]))
-    return ends == 1
-
-
-def _frame_header(code: int, body: bytes, *, has_exif: bool) -> JpegHeader:
-    precision, components = body[0], body[5]
-    return JpegHeader(
-        width=int.from_bytes(body[3:5], "big"),
-        height=int.from_bytes(body[1:3], "big"),
-        components=components,
-        common=code in _COMMON_FRAMES and precision == 8,
-        has_exif=has_exif,
-    )
+    for start in (position, position + 1):
+        pairs = np.frombuffer(data, "<u2", (len(data) - start) // 2, start)
+        ends += np.count_nonzero(pairs == _END_PAIR)
+    return ends == 1 and data.endswith(_END)

@@ -49,18 +49,13 @@ def run_on_ray(address: str | None = None) -> Engine:
 
 def _connect(ray: Any, address: str | None) -> None:
     local = {} if address else {"include_dashboard": False}
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     try:
-        _require_listener(address)
+        if host and port.isdigit():  # fails at once where nobody listens; Ray tries two minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"no Ray cluster at {address}: {error}; is it running?") from error
-
-
-def _require_listener(address: str | None) -> None:
-    """Raise a ConnectionError at once where nobody listens; Ray itself tries for two minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _run(ray: Any, work: PackWork, shards: Sequence[ShardPlan]) -> Iterator[Receipt]:

@@ -10,15 +10,14 @@ client (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from pipeline.errors import DataError
 from pipeline.files import sha256, sha256_of
@@ -30,6 +29,9 @@ REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.+)")
 
 DOWNLOADS = 8
 """Files fetched at a time."""
+
+Known = tuple[int | None, str | None]
+"""Size (bytes) and sha256 of a file to copy, as far as they are known."""
 
 
 def is_remote(root: str | Path) -> bool:
@@ -55,31 +57,26 @@ class ObjectStore:
         if found is None:
             raise DataError(f"{url} is no URL; expected s3://bucket/prefix")
         self.url = f"{found[1]}://{found[2]}".rstrip("/")
-        self._connect()
+        with self._connected("reach"):
+            pass
 
     def __str__(self) -> str:
         """Return the URL."""
         return self.url
 
-    def _connect(self) -> tuple[Any, str]:
-        """Return the file system, which fsspec keeps for this process, and the root on it."""
-        try:
-            return fsspec.url_to_fs(self.url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise DataError(f"cannot reach {self.url}: {error}") from error
-
     @contextmanager
     def _connected(self, action: str) -> Iterator[tuple[Any, str]]:
-        """Yield file system and root; a FileNotFoundError of the block passes through.
+        """Yield the file system, which fsspec keeps for this process, and the root on it.
 
         Raises:
+            FileNotFoundError: from the block, as it is.
             DataError: the storage refuses the ``action`` ("list") or cannot be reached.
         """
         try:
-            yield self._connect()
+            yield fsspec.url_to_fs(self.url, use_listings_cache=False)
         except FileNotFoundError:
             raise
-        except (OSError, BotoCoreError, ClientError) as error:
+        except (OSError, BotoCoreError, ClientError, ImportError, ValueError) as error:
             raise DataError(
                 f"cannot {action} {self.url}: {reason_of(error)}; check bucket, credentials and "
                 f"endpoint (AWS_ENDPOINT_URL). Complete files stay: the same command continues "
@@ -104,17 +101,8 @@ class ObjectStore:
         except FileNotFoundError:
             return None
 
-    def sha256(self, name: str) -> str | None:
-        """Return the digest of an object."""
-        data = self.read(name)
-        return None if data is None else sha256(data)
-
-    def list(self, prefix: str = "") -> list[str]:
-        """Return the names of all objects below ``prefix``."""
-        return sorted(self.sizes(prefix))
-
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Return the bytes of each object below ``prefix``, by name."""
+        """Return the bytes of each object below ``prefix``."""
         try:
             with self._connected("list") as (system, root):
                 system.invalidate_cache()
@@ -124,13 +112,13 @@ class ObjectStore:
             return {}
         return {
             name[start:]: int(entry["size"])
-            for name, entry in found.items()
+            for name, entry in sorted(found.items())
             if name[start:] and not name.endswith("/")
         }
 
     def delete(self, name: str) -> None:
         """Remove an object or everything below a prefix."""
-        for one in self.list(name) or [name]:
+        for one in self.sizes(name) or [name]:
             with (
                 suppress(FileNotFoundError),
                 self._connected(f"remove {name} from") as (system, root),
@@ -170,24 +158,6 @@ def reason_of(error: Exception) -> str:
     return type(cause).__name__ + (f", HTTP status {status}" if status else "")
 
 
-class RemoteFile(NamedTuple):
-    """A file to copy, and how a local copy is recognised: by its size, else by its digest."""
-
-    name: str
-    size: int | None = None
-    """Bytes."""
-    sha256: str | None = None
-    """Checked after the download where it is known."""
-
-    def is_at(self, path: Path) -> bool:
-        """Say whether the copy at ``path`` can be kept."""
-        if not path.is_file():
-            return False
-        if self.size is not None:
-            return path.stat().st_size == self.size
-        return sha256_of(path) == self.sha256
-
-
 def cached(root: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
     """Copy the shards at a URL below ``cache_dir`` and return their folder; a path stays.
 
@@ -206,22 +176,17 @@ def cached(root: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
         raise DataError(f"{store} has no {MANIFEST_NAME}: no finished shards are there")
     manifest = Manifest.from_json(data, f"{store}/{MANIFEST_NAME}")
     folder = cache_dir / f"{PurePosixPath(store.url).name}-{sha256(data)[:12]}"
-    files = [RemoteFile(name, sha256=digest) for name, digest in manifest.files.items()]
+    files: dict[str, Known] = {name: (None, sha) for name, sha in manifest.files.items()}
     for entry in manifest.shards:
-        files.append(RemoteFile(entry.index_path, sha256=entry.index_sha256))
-        files.append(RemoteFile(entry.path, entry.bytes, entry.sha256))
+        files[entry.index_path] = (None, entry.index_sha256)
+        files[entry.path] = (entry.bytes, entry.sha256)
     _copy(store, files, folder, progress=progress)
     LocalStore(folder).publish(MANIFEST_NAME, data)
     return folder
 
 
 def mirrored(source: str | Path, cache_dir: Path | None = None, *, progress: bool = True) -> Path:
-    """Copy the source at a URL below ``cache_dir`` and return its folder; a path stays.
-
-    Args:
-        source: URL or path.
-        cache_dir: folder on this machine; below the user's cache folder when None.
-        progress: show a bar.
+    """Copy the source at a URL below ``cache_dir`` (None: the user's cache); a path stays.
 
     Raises:
         DataError: there is nothing, or the storage cannot be reached.
@@ -229,7 +194,7 @@ def mirrored(source: str | Path, cache_dir: Path | None = None, *, progress: boo
     if not is_remote(source):
         return Path(source)
     store = ObjectStore(str(source))
-    files = [RemoteFile(name, size) for name, size in store.sizes().items()]
+    files = {name: (size, None) for name, size in store.sizes().items()}
     if not files:
         raise DataError(f"there is nothing at {store}")
     name = f"{PurePosixPath(store.url).name}-{sha256(store.url.encode())[:12]}"
@@ -238,13 +203,23 @@ def mirrored(source: str | Path, cache_dir: Path | None = None, *, progress: boo
     return folder
 
 
-def _copy(store: ObjectStore, files: Iterable[RemoteFile], folder: Path, *, progress: bool) -> None:
-    """Copy the files that ``folder`` does not have yet, several at a time."""
-    missing = [file for file in files if not file.is_at(_inside(folder, file.name))]
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
-        copied = pool.map(lambda f: store.fetch(f.name, folder / f.name, f.sha256), missing)
-        for _ in tqdm(copied, f"fetching {store}", len(missing), disable=not progress):
-            pass
+def _copy(store: ObjectStore, files: Mapping[str, Known], folder: Path, *, progress: bool) -> None:
+    """Copy the files that ``folder`` lacks, several at a time."""
+    missing = [n for n, known in files.items() if not _is_copy(_inside(folder, n), *known)]
+    thread_map(
+        lambda name: store.fetch(name, folder / name, files[name][1]),
+        missing,
+        max_workers=DOWNLOADS,
+        desc=f"fetching {store}",
+        disable=not progress,
+    )
+
+
+def _is_copy(path: Path, size: int | None, digest: str | None) -> bool:
+    """Say whether the file at ``path`` can be kept, by its size where known, else its digest."""
+    if not path.is_file():
+        return False
+    return path.stat().st_size == size if size is not None else sha256_of(path) == digest
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import DataError
-from pipeline.files import forget, is_unfinished, sha256_of, write_file
+from pipeline.files import forget, is_unfinished, write_file
 
 
 class Store(Protocol):
@@ -27,11 +27,8 @@ class Store(Protocol):
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file, None where there is none."""
 
-    def sha256(self, name: str) -> str | None:
-        """Return the digest of a file as it is stored, None where there is none."""
-
-    def list(self, prefix: str = "") -> list[str]:
-        """Return the names of all files below the folder ``prefix``, sorted."""
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each complete file by name, sorted by name."""
         ...
 
     def delete(self, name: str) -> None:
@@ -72,19 +69,14 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def sha256(self, name: str) -> str | None:
-        """Return the digest of a file."""
-        try:
-            return sha256_of(self.root / name)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def list(self, prefix: str = "") -> list[str]:
-        """Return the names of all complete files below ``prefix``."""
-        paths = (path for path in (self.root / prefix).rglob("*") if path.is_file())
-        return sorted(
-            path.relative_to(self.root).as_posix() for path in paths if not is_unfinished(path.name)
-        )
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file."""
+        paths = (path for path in sorted(self.root.rglob("*")) if path.is_file())
+        return {
+            path.relative_to(self.root).as_posix(): path.stat().st_size
+            for path in paths
+            if not is_unfinished(path.name)
+        }
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder."""
