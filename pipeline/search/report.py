@@ -10,6 +10,7 @@ import datetime
 import json
 import math
 import shlex
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def draw(study: optuna.Study, out: Path) -> dict[str, str]:
     images = {}
     for name, (function, inches, arguments) in PLOTS.items():
         # Optuna sets a style for the whole process, and leaves no room for long labels
-        with matplotlib.rc_context({"savefig.bbox": "tight"}):
+        with matplotlib.rc_context({"savefig.bbox": "tight"}), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about few trials, equal values
             try:
                 axes = getattr(visualization, function)(study, **arguments)
             except (ValueError, RuntimeError):  # too few trials for an importance
