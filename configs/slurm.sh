@@ -1,6 +1,6 @@
 #!/bin/bash
-# Train on two nodes of eight GPUs, and go on by itself: after a crashed rank (restarted in place),
-# and after the time limit (saved two minutes before, queued again, resumed from the checkpoint).
+# Train on two nodes of eight GPUs and resume automatically: a crashed rank is restarted in place;
+# two minutes before the time limit the run saves, and the job is queued again and resumes.
 #   sbatch configs/slurm.sh --shards shards/ham10000 --run-dir runs/r34 --epochs 90
 #SBATCH --job-name=ham10000
 #SBATCH --nodes=2
@@ -20,15 +20,15 @@ export MAIN GPUS
 export PORT=$((29500 + SLURM_JOB_ID % 1000))
 
 again() {
-    echo "time is nearly over: saving, and queueing again"
-    kill -TERM "$STEP"   # srun hands it to the launchers, they to their ranks, which save and leave
+    echo "two minutes to the time limit: saving and queueing the job again"
+    kill -TERM "$STEP"   # srun passes it to the launchers and they to the ranks, which save and exit
     wait "$STEP"
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
 }
 trap again USR1
 
-# each node's number is known on the node only, hence the inner shell
+# SLURM_NODEID is set on the node only, hence the inner shell
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
     --multi_gpu --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * GPUS)) \
     --machine_rank "$SLURM_NODEID" --main_process_ip "$MAIN" --main_process_port "$PORT" \

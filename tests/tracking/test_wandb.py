@@ -25,8 +25,10 @@ EPOCHS, BATCH = 3, 6
 POINTS = [10, 13, 20, 26, 30, 39]
 """Steps of the points of the tiny training: every tenth, and the ends of epochs."""
 
-FLAGS = ("--tracker", "wandb", "--mixed-precision", "no")
-FLAGS = (*FLAGS, "--group", "moles", "--tags", "a", "b", "--notes", "a note")
+FLAGS = (
+    *("--tracker", "wandb", "--mixed-precision", "no"),
+    *("--group", "moles", "--tags", "a", "b", "--notes", "a note"),
+)
 
 
 @pytest.fixture(scope="module")
