@@ -115,10 +115,6 @@ def test_offline_run_repeats_the_last_seconds_before_a_kill_and_loses_nothing(tm
     repeated = [samples for samples, times in count.items() if times == 2]
     assert repeated == list(range(known + 1, reached + 1)) and known > 0
     assert int(mark.read_text()) == reached + 99
-    # after a clean end nothing is repeated
-    assert logger(reached + 101).wait(timeout=100) == 0
-    rows = read_wandb(tmp_path).rows
-    assert Counter(row["samples"] for row in rows) == count
 
 
 @pytest.fixture
