@@ -43,8 +43,7 @@ from pipeline.evaluation.image_files import find_images, read_image, write_predi
 from pipeline.evaluation.leak import overlap, refuse
 from pipeline.evaluation.metrics.summary import summarise
 from pipeline.evaluation.predictions import assemble, scored
-from pipeline.evaluation.report.cases import SIDE, Pair
-from pipeline.evaluation.report.cases import choose as choose_cases
+from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
@@ -107,8 +106,7 @@ def judge(flags: JudgeFlags) -> None:
     # -- the table (refused unless every image is in it exactly once) and its metrics
     samples = Samples(split)
     frame = assemble(split.samples, found.image_ids, scores(found.logits, card, threshold))
-    quality = image_quality(samples.read, range(len(frame)), workers=cores())
-    frame[["sharpness", "brightness"]] = quality
+    frame[["sharpness", "brightness"]] = image_quality(samples.read, len(frame), workers=cores())
     metrics = summarise(
         frame,
         threshold=threshold,
@@ -233,10 +231,5 @@ def export(flags: ExportFlags) -> None:
     )
 
 
-def main() -> None:
-    """Run the command that was typed."""
-    {"judge": judge, "predict": predict, "export": export}[WORD](FLAGS)
-
-
 if __name__ == "__main__":
-    guard(main)
+    guard(lambda: {"judge": judge, "predict": predict, "export": export}[WORD](FLAGS))

@@ -22,7 +22,7 @@ from pipeline.evaluation.flags import JudgeFlags
 from pipeline.evaluation.metrics.binary import binary_metrics
 from pipeline.evaluation.metrics.bootstrap import resample
 from pipeline.evaluation.metrics.summary import summarise
-from pipeline.evaluation.report.cases import SIDE, choose
+from pipeline.evaluation.report.cases import SIDE, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
@@ -127,7 +127,7 @@ def timed(options: Options) -> dict[str, float]:
         seed=0,
     )
     lap("bootstrap of the headlines of 2,000 images (not in the total)")
-    quality = image_quality(lambda _: data, range(len(frame)), workers=os.cpu_count() or 1)
+    quality = image_quality(lambda _: data, len(frame), workers=os.cpu_count() or 1)
     frame[["sharpness", "brightness"]] = quality
     lap("sharpness and brightness")
     metrics = summarise(frame, threshold=0.4, resamples=options.resamples)
@@ -135,7 +135,7 @@ def timed(options: Options) -> dict[str, float]:
     metrics["provenance"] = card.provenance()
     lap("figures and intervals")
     pixels = np.asarray(Image.open(io.BytesIO(data)))
-    chosen = choose(frame, threshold=0.4, each=16, seed=0)
+    chosen = choose_cases(frame, threshold=0.4, each=16, seed=0)
     rows = {int(row) for group in chosen.values() for row in group}
     pictures = {row: (centre_square(pixels, SIDE), centre_square(pixels, SIDE)) for row in rows}
     lap("pictures")

@@ -30,6 +30,8 @@ from pipeline.out_of_memory import out_of_memory
 USER_ERROR = 2
 """Exit code of a mistake that the user can mend."""
 
+os.environ["MPLBACKEND"] = "Agg"  # matplotlib fails at import on a notebook's, if not installed
+
 Flags = TypeVar("Flags")
 
 

@@ -78,3 +78,9 @@ def test_half_of_the_drawn_cases_are_malignant_where_there_are_enough(malignant,
     assert len(set(rows)) == len(rows)
     assert (label[rows].sum(), (label[rows] == 0).sum()) == expected
     assert (rows == figures.draw_cases(label, 12, seed=0)).all()
+
+
+def test_commands_draw_below_a_notebook_whose_backend_is_not_installed(command):
+    words = "import pipeline.cli, pipeline.figures"
+    done = command("-c", words, env={"MPLBACKEND": "module://not_installed.backend_inline"})
+    assert done.returncode == 0, done.stderr

@@ -62,15 +62,10 @@ def write_predictions(
     threshold: float,
     most: int,
 ) -> None:
-    """Write predictions.csv, and the ``most`` suspicious pictures as a sheet, into ``out``.
+    """Write predictions.csv and a sheet of at most ``most`` images, highest probability first.
 
-    Args:
-        out: the folder.
-        paths: the images.
-        scores: from ``predictions.scored`` at ``threshold``, a row per image.
-        pictures: [H, W, 3] uint8 RGB, one per image.
-        threshold: for the title.
-        most: pictures on the sheet at most.
+    A row of ``scores`` (from ``predictions.scored``) and a picture, [H, W, 3] uint8 RGB, for each
+    path.
 
     Raises:
         DataError: a probability is NaN, or ``out`` cannot be written.

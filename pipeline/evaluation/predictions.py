@@ -52,12 +52,7 @@ def scored(
 
 
 def assemble(samples: pd.DataFrame, image_ids: Sequence[str], scores: pd.DataFrame) -> pd.DataFrame:
-    """Join a model's scores to the samples of a split, in the order of the samples.
-
-    Args:
-        samples: the split's table, one row per image.
-        image_ids: the image of each row of ``scores``, in any order.
-        scores: from ``scored``.
+    """Join a model's scores, one for each of ``image_ids``, to the samples of a split.
 
     Raises:
         DataError: an image is missing, repeated, or of another split; or see ``check``.

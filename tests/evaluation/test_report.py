@@ -1,5 +1,6 @@
 """The files that a person opens."""
 
+import json
 import re
 from html.parser import HTMLParser
 from io import BytesIO
@@ -16,8 +17,8 @@ from pipeline.evaluation import flags
 from pipeline.evaluation.image_files import find_images, read_image, write_predictions
 from pipeline.evaluation.metrics.summary import summarise
 from pipeline.evaluation.predictions import scored
-from pipeline.evaluation.report.cases import choose
-from pipeline.evaluation.report.comparison import write_comparison
+from pipeline.evaluation.report import comparison
+from pipeline.evaluation.report.cases import choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.page import write_files
@@ -40,7 +41,7 @@ MANIFEST = {
 
 def written(out, frame, *, leak=0, threshold=None, shown=True):
     metrics = summarise(frame, threshold=0.4, temperature=2.0, resamples=20)
-    chosen = choose(frame, threshold=0.4, each=3, seed=0)
+    chosen = choose_cases(frame, threshold=0.4, each=3, seed=0)
     rng = np.random.default_rng(0)
     pair = tuple(rng.integers(0, 255, (2, 144, 144, 3), dtype=np.uint8))
     rows = {int(row) for rows in chosen.values() for row in rows} if shown else set()
@@ -168,7 +169,8 @@ def test_reports_side_by_side(tmp_path, report, predictions):
     worse["predicted"] = (worse["prob_malignant"] >= 0.4).astype(int)
     written(tmp_path / "b", worse)
     first, second = report[0], tmp_path / "b"
-    found = write_comparison(tmp_path / "ab", [first, second, first], resamples=50)
+    comparison.run(flags.CompareFlags((first, second, first), tmp_path / "ab", resamples=50))
+    found = json.loads((tmp_path / "ab" / "comparison.json").read_text())
     differing, same = found["comparisons"]
     assert differing["metrics"]["roc_auc"]["difference"] < -0.2
     assert differing["delong"]["p"] < 1e-6
@@ -178,7 +180,7 @@ def test_reports_side_by_side(tmp_path, report, predictions):
     names = {p.name for p in (tmp_path / "ab").iterdir()}
     assert names == {"comparison.json", "report.html", "roc.png"}
     with pytest.raises(DataError, match="does not exist"):
-        write_comparison(tmp_path / "x", [first, tmp_path / "none"])
+        comparison.run(flags.CompareFlags((first, tmp_path / "none"), tmp_path / "x"))
 
 
 def jpeg(array):
@@ -193,7 +195,7 @@ def test_a_blurred_image_is_less_sharp_and_a_darker_one_less_bright():
     blurred = np.asarray(Image.fromarray(noise[:15, :20]).resize((320, 240)))
     assert measure(jpeg(sharp))[0] > 5 * measure(jpeg(blurred))[0]
     assert measure(jpeg(sharp // 2))[1] == pytest.approx(measure(jpeg(sharp))[1] / 2, rel=0.05)
-    assert image_quality(lambda _: jpeg(sharp), range(3), workers=2).shape == (3, 2)
+    assert image_quality(lambda _: jpeg(sharp), 3, workers=2).shape == (3, 2)
 
 
 def test_the_centre_square_is_what_the_model_sees():

@@ -11,7 +11,7 @@ from pipeline.evaluation.metrics.bootstrap import group_weights
 from pipeline.evaluation.metrics.subgroups import banded, by_factor, quartile_band
 from pipeline.evaluation.metrics.summary import summarise
 from pipeline.evaluation.predictions import as_csv
-from pipeline.evaluation.report.cases import choose
+from pipeline.evaluation.report.cases import choose_cases
 from pipeline.evaluation.report.page import as_json, write_files
 from pipeline.figures import confidence
 
@@ -128,7 +128,7 @@ def test_a_factor_that_the_table_lacks_is_left_out(predictions):
 
 
 def test_galleries_show_the_surest_mistakes_first(predictions):
-    chosen = choose(predictions, threshold=0.4, each=5, seed=0)
+    chosen = choose_cases(predictions, threshold=0.4, each=5, seed=0)
     misses = predictions[(predictions["label"] == 1) & (predictions["predicted"] == 0)]
     rows = chosen["false negatives"]
     assert list(predictions["prob_malignant"].iloc[rows]) == sorted(misses["prob_malignant"])[:5]

@@ -160,11 +160,7 @@ def binary_metrics(
 ) -> dict[str, np.ndarray]:
     """Return every binary metric: {name: [R]}.
 
-    Args:
-        label: [N] 0 or 1; ``predicted`` too.
-        prob: [N] float64 0-1, the probability of malignant.
-        predicted: the decisions.
-        weights: [N, R].
+    ``label`` and ``predicted`` are [N] 0 or 1; ``prob`` is [N] float64 0-1, of malignant.
     """
     return {
         **ranking_metrics(label, prob, weights),

@@ -24,15 +24,10 @@ def summarise(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """Return all metrics as plain JSON values; None where one is not defined.
+    """Return all metrics of a predictions table as plain JSON values; None where not defined.
 
-    Args:
-        frame: a predictions table (see ``predictions``); checked here.
-        threshold: at which ``predicted`` was decided; applied to the lesion means too.
-        temperature: that the logits were divided by; 1.0 for none.
-        bias: that was then added to the log-odds of malignant; 0.0 for none.
-        resamples: of lesions, for the intervals.
-        seed: of the resamples.
+    ``threshold`` is the one that ``predicted`` was decided at and is applied to the lesion means;
+    ``temperature`` and ``bias`` of the calibration are only recorded.
     """
     check(frame)
     frame = banded(frame)
@@ -96,12 +91,12 @@ def per_class(matrix: np.ndarray, names: tuple[str, ...]) -> dict[str, dict]:
     """Return count, precision, recall and F1 of each class of a confusion matrix (rows: truth)."""
     table = {}
     for k, name in enumerate(names):
-        hits, true, called = int(matrix[k, k]), int(matrix[k].sum()), int(matrix[:, k].sum())
+        hits, true, guessed = int(matrix[k, k]), int(matrix[k].sum()), int(matrix[:, k].sum())
         table[name] = {
             "n": true,
-            "precision": hits / called if called else 0.0,
+            "precision": hits / guessed if guessed else 0.0,
             "recall": hits / true if true else None,
-            "f1": 2 * hits / (true + called) if true + called else 0.0,
+            "f1": 2 * hits / (true + guessed) if true + guessed else 0.0,
         }
     return table
 

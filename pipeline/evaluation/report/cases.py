@@ -1,6 +1,6 @@
 """The images that a report shows: which ones, and what is written beside each.
 
-    chosen = choose(frame, threshold=0.4, each=16, seed=0)["false negatives"]  # rows of the table
+    rows = choose_cases(frame, threshold=0.4, each=16, seed=0)["false negatives"]
 
 Pictures are given by row: the image as the model sees it, and the same with its Grad-CAM.
 """
@@ -32,7 +32,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 """Picture and overlay of a case, each [S, S, 3] uint8 RGB."""
 
 
-def choose(frame: pd.DataFrame, *, threshold: float, each: int, seed: int) -> dict[str, np.ndarray]:
+def choose_cases(
+    frame: pd.DataFrame, *, threshold: float, each: int, seed: int
+) -> dict[str, np.ndarray]:
     """Return the rows of each gallery (at most ``each``), of "sample" and of "mistakes".
 
     Galleries of errors show the most confident ones; those of right decisions are spread evenly

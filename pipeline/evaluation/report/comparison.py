@@ -3,9 +3,7 @@
 python eval.py compare reports/a reports/b --out reports/a-b
 """
 
-import datetime
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +12,9 @@ from sklearn.metrics import roc_curve
 
 from pipeline.errors import DataError
 from pipeline.evaluation.flags import CompareFlags
-from pipeline.evaluation.metrics.bootstrap import RESAMPLES
 from pipeline.evaluation.metrics.comparison import compare
 from pipeline.evaluation.predictions import read
-from pipeline.evaluation.report.page import METRIC_NAMES, as_json, template, write_files
+from pipeline.evaluation.report.page import as_json, template, write_files
 from pipeline.evaluation.report.plots import unit_square
 from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, blank, data_url, png, smaller_png
 
@@ -26,9 +23,22 @@ LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 
 
 def run(flags: CompareFlags) -> None:
-    """Compare reports of the same images and print the headlines."""
-    summary = write_comparison(flags.out, flags.reports, resamples=flags.resamples, seed=flags.seed)
-    for pair in summary["comparisons"]:
+    """Compare each report with the first, write the page, print the headlines."""
+    tables = [read(folder / "predictions.csv") for folder in flags.reports]
+    metrics = [read_metrics(folder) for folder in flags.reports]
+    names = [str(folder) for folder in flags.reports]
+    boot = {"resamples": flags.resamples, "seed": flags.seed}
+    pairs = [
+        {"first": names[0], "second": name, **compare(tables[0], table, **boot)}
+        for name, table in zip(names[1:], tables[1:], strict=True)
+    ]
+    summary = {"reports": names, "n": len(tables[0]), "bootstrap": boot, "comparisons": pairs}
+    plot = png(curves(names, tables, metrics))
+    image = data_url(smaller_png(plot), "png")
+    page = template("comparison.html.j2").render(summary=summary, metrics=metrics, image=image)
+    files = {"roc.png": plot, "report.html": page, "comparison.json": as_json(summary)}
+    write_files(flags.out, files)
+    for pair in pairs:
         auc = pair["metrics"]["roc_auc"]
         print(
             f"{pair['second']} - {pair['first']}: ROC-AUC {auc['difference']:+.4f}, "
@@ -36,46 +46,6 @@ def run(flags: CompareFlags) -> None:
             f"McNemar {pair['mcnemar']['p']:.4f})"
         )
     print(f"report: {flags.out / 'report.html'}")
-
-
-def write_comparison(
-    out: Path, reports: Sequence[Path], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict:
-    """Compare each report with the first; write and return the content of comparison.json.
-
-    Args:
-        out: folder for comparison.json, roc.png and report.html.
-        reports: folders that hold predictions.csv and metrics.json.
-        resamples: of lesions, paired.
-        seed: of the resamples.
-    """
-    tables = [read(folder / "predictions.csv") for folder in reports]
-    metrics = [read_metrics(folder) for folder in reports]
-    names = [str(folder) for folder in reports]
-    summary = {
-        "reports": names,
-        "n": len(tables[0]),
-        "bootstrap": {"resamples": resamples, "seed": seed},
-        "comparisons": [
-            {
-                "first": names[0],
-                "second": name,
-                **compare(tables[0], table, resamples=resamples, seed=seed),
-            }
-            for name, table in zip(names[1:], tables[1:], strict=True)
-        ],
-    }
-    plot = png(curves(names, tables, metrics))
-    page = template("comparison.html.j2").render(
-        summary=summary,
-        names=METRIC_NAMES,
-        metrics=metrics,
-        image=data_url(smaller_png(plot), "png"),
-        today=datetime.datetime.now(datetime.UTC).date().isoformat(),
-    )
-    files = {"roc.png": plot, "report.html": page, "comparison.json": as_json(summary)}
-    write_files(out, files)
-    return summary
 
 
 def read_metrics(folder: Path) -> dict:

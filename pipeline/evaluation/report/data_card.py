@@ -39,45 +39,20 @@ class DataCard:
     versions: dict[str, str] = field(default_factory=versions)
     """Versions of the libraries that decide the figures."""
 
-    @property
-    def split(self) -> str:
-        """Name of the split, with its fold."""
-        data = self.flags.data
-        return data.split if data.fold is None else f"{data.split} (fold {data.fold})"
-
-    @property
-    def precision(self) -> str:
-        """Precision of inference."""
-        given = self.flags.speed.mixed_precision
-        return "float32" if given == "no" else given
-
-    @property
-    def threshold_given(self) -> bool:
-        """Whether --threshold replaces the checkpoint's."""
-        return self.flags.method.threshold is not None
-
-    @property
-    def leaked(self) -> bool:
-        """Whether anything is shared."""
-        return any(self.leak.values())
-
-    @property
-    def same_shards(self) -> bool:
-        """Whether the checkpoint was trained on these very shards."""
-        return self.model["manifest_sha256"] == self.manifest_sha256
-
     def provenance(self) -> dict[str, Any]:
         """Return the entry ``provenance`` of metrics.json."""
+        data, given = self.flags.data, self.flags.method.threshold is not None
+        precision = self.flags.speed.mixed_precision
         return {
-            "checkpoint": str(self.flags.data.checkpoint),
+            "checkpoint": str(data.checkpoint),
             "weights_sha256": self.model["weights_sha256"],
-            "shards": str(self.flags.data.shards),
-            "split": self.split,
+            "shards": str(data.shards),
+            "split": data.split if data.fold is None else f"{data.split} (fold {data.fold})",
             "manifest_sha256": self.manifest_sha256,
-            "threshold_source": "--threshold" if self.threshold_given else "checkpoint",
+            "threshold_source": "--threshold" if given else "checkpoint",
             "checkpoint_threshold": self.model["threshold"],
             "tta": self.tta,
-            "precision": self.precision,
-            "leak": {"found": self.leaked, **self.leak},
+            "precision": "float32" if precision == "no" else precision,
+            "leak": {"found": any(self.leak.values()), **self.leak},
             "git_revision": self.revision,
         }

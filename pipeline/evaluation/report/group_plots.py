@@ -69,16 +69,15 @@ def _draw_levels(axes: Axes, rows: list[Row], key: str, overall: float | None) -
         if value is None:
             text = "n < 20" if "note" in entry else "one class only"
             place = axes.get_yaxis_transform()  # x in shares of the axis, y in data
-            paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axes.text(
-                0.02, y, text, va="center", fontsize=7, color=GREY, transform=place, bbox=paper
-            )
+            note = axes.text(0.02, y, text, va="center", fontsize=7, color=GREY, transform=place)
+            note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
             continue
         if bounds:
             axes.plot(bounds, [y, y], color=BLUE, lw=1.6)
         axes.plot(value, y, "s", color=BLUE, ms=5)
     axes.grid(axis="x", alpha=0.25)
     axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
 
 
 def _name_rows(axes: Axes, rows: list[Row]) -> None:

@@ -5,7 +5,6 @@
 Everything is drawn before the first file is written, and metrics.json is written last.
 """
 
-import datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from pipeline.evaluation.predictions import as_csv
 from pipeline.evaluation.report import group_plots, plots
 from pipeline.evaluation.report.cases import KINDS, Pair, gallery, tiles
 from pipeline.evaluation.report.data_card import DataCard
-from pipeline.evaluation.report.page import METRIC_NAMES, as_json, template, write_files
+from pipeline.evaluation.report.page import as_json, template, write_files
 from pipeline.figures import contact_sheet, data_url, png, smaller_png
-from pipeline.ham10000.taxonomy import DX, DX_NAMES, LABELS, MALIGNANT
+from pipeline.ham10000.taxonomy import DX, LABELS
 
 
 def write_report(
@@ -29,32 +28,24 @@ def write_report(
     pictures: dict[int, Pair],
     chosen: dict[str, np.ndarray],
 ) -> None:
-    """Write a report's folder.
+    """Write a report into ``out``, over the files of an earlier one.
 
-    Args:
-        out: the folder; files of an earlier report in it are replaced.
-        frame: the predictions.
-        metrics: from ``summarise``.
-        card: what was judged.
-        pictures: by row, of all rows in ``chosen``.
-        chosen: from ``cases.choose``.
+    ``metrics`` are from ``summarise``, ``chosen`` from ``choose_cases``; ``pictures`` holds
+    all chosen rows.
     """
     drawn = {name: png(plot) for name, plot in draw_plots(frame, metrics).items()}
     page = template("report.html.j2").render(
         metrics=metrics,
+        origin=metrics["provenance"],
         card=card,
-        names=METRIC_NAMES,
         baselines=baselines(metrics),
         images={name: data_url(smaller_png(data), "png") for name, data in drawn.items()},
         galleries={
             kind: gallery(frame, chosen[kind], pictures, metrics["threshold"]) for kind in KINDS
         },
-        totals={k: metrics["confusion_matrix"][actual][got] for k, (actual, got) in KINDS.items()},
+        totals={kind: metrics["confusion_matrix"][a][p] for kind, (a, p) in KINDS.items()},
         factor_names=group_plots.FACTOR_NAMES,
         findings=findings(metrics),
-        dx_names=DX_NAMES,
-        malignant=MALIGNANT,
-        today=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
     drawn |= draw_sheets(frame, pictures, chosen)
     files = {f"{name}.png": data for name, data in drawn.items()}
@@ -94,14 +85,15 @@ def draw_sheets(
 def baselines(metrics: dict) -> dict[str, tuple[str, str]]:
     """Return what always predicting the commoner class reaches: {headline: (figure, in words)}."""
     share = metrics["malignant"] / metrics["n"]
-    always = LABELS[int(share > 0.5)]
+    commoner = int(share > 0.5)
+    always = f"always “{LABELS[commoner]}”"
     return {
         "roc_auc": ("0.500", "chance"),
         "pr_auc": (f"{share:.3f}", "share malignant"),
-        "sensitivity": (f"{always == 'malignant':.3f}", f"always “{always}”"),
-        "specificity": (f"{always == 'benign':.3f}", f"always “{always}”"),
-        "balanced_accuracy": ("0.500", f"always “{always}”"),
-        "accuracy": (f"{metrics['majority_accuracy']:.3f}", f"always “{always}”"),
+        "sensitivity": ("1.000" if commoner else "0.000", always),
+        "specificity": ("0.000" if commoner else "1.000", always),
+        "balanced_accuracy": ("0.500", always),
+        "accuracy": (f"{metrics['majority_accuracy']:.3f}", always),
         "brier": (f"{share * (1 - share):.3f}", "share malignant for all"),
         "ece": ("0.000", "perfect"),
     }

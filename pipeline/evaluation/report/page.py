@@ -6,6 +6,7 @@
 Every page extends ``templates/base.html.j2`` and opens offline.
 """
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def template(name: str, *folders: Path) -> jinja2.Template:
     """Return a template of this room, or of ``folders``, which are searched first.
 
     Values are escaped; an undefined one is an error. The filters ``figure``, ``ci`` and
-    ``thousands`` write numbers.
+    ``thousands`` write numbers; ``names`` are METRIC_NAMES, ``today`` is an ISO date.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
@@ -58,6 +59,8 @@ def template(name: str, *folders: Path) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"figure": figure, "ci": ci, "thousands": "{:,}".format}
+    environment.globals |= {"names": METRIC_NAMES, "dx_names": DX_NAMES, "malignant": MALIGNANT}
+    environment.globals["today"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     return environment.get_template(name)
 
 

@@ -1,11 +1,11 @@
 """The images behind the predictions: sharpness and brightness, thumbnails.
 
-quality = image_quality(samples.read, range(len(samples)), workers=2)
+quality = image_quality(samples.read, len(samples), workers=2)
 picture = centre_square(image, 160)
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -29,10 +29,10 @@ def measure(jpeg: bytes) -> tuple[float, float]:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var()), float(grey.mean())
 
 
-def image_quality(read: Callable[[int], bytes], rows: Sequence[int], *, workers: int) -> np.ndarray:
-    """Return [N, 2] float64, sharpness and brightness of each row; ``read`` gives its JPEG."""
+def image_quality(read: Callable[[int], bytes], count: int, *, workers: int) -> np.ndarray:
+    """Return [N, 2] float64, sharpness and brightness of each row; ``read(row)`` is its JPEG."""
     with ThreadPoolExecutor(workers) as pool:
-        values = list(pool.map(lambda row: measure(read(row)), rows, chunksize=64))
+        values = list(pool.map(lambda row: measure(read(row)), range(count), chunksize=64))
     return np.array(values, dtype=np.float64).reshape(-1, 2)
 
 
