@@ -25,8 +25,7 @@ class SplitPolicy:
     test_fraction: float | None = None
     """Share of all images. Default: 0.15; 0 with --split-by image or an official test set."""
     folds: int = 0
-    """Cross-validation folds in place of train and val; train.py and eval.py take --fold k.
-    0: none."""
+    """Cross-validation folds in place of train and val, for --fold of train.py. 0: none."""
     seed: int = 0
     """Seed of the splits and of the order in the shards."""
 

@@ -10,6 +10,7 @@ time, owner or group, so equal samples give equal bytes. The index is the text t
 shards/README.md specifies both for other tools.
 """
 
+import io
 import re
 import tarfile
 from collections.abc import Iterable
@@ -120,9 +121,9 @@ def read_tar(path: Path) -> list[TarSample]:
         DataError: the tar is truncated or holds something else than samples.
     """
     try:
-        with tarfile.open(path, mode="r:") as tar:
-            files = [(member.name, tar.extractfile(member)) for member in tar]
-            found = [(name, file.read() if file else b"") for name, file in files]
+        data = path.read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            found = [(m.name, data[m.offset_data : m.offset_data + m.size]) for m in tar]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path} is not a readable tar: {error}") from error
     samples: list[TarSample] = []

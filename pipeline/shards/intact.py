@@ -38,9 +38,8 @@ def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = T
     cache = cache_folder() / f"intact-{name}.json"
     known = _load(cache)
     unread = [entry for entry in entries if known.get(entry.path) != _stamp(shards.root, entry)]
-    total = sum(entry.bytes for entry in unread)
-    hidden = not (progress and unread)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="checking", disable=hidden) as bar:
+    size, hidden = sum(entry.bytes for entry in unread), not (progress and unread)
+    with tqdm(total=size, unit="B", unit_scale=True, desc="checking", disable=hidden) as bar:
         for entry in unread:
             path, stamp = shards.root / entry.path, _stamp(shards.root, entry)
             if sha256_of(path) != entry.sha256:

@@ -53,7 +53,7 @@ def as_webdataset(
     from webdataset.compat import WebDataset
     from webdataset.shardlists import split_by_node
 
-    tars = [str(path) for path in open_shards(Path(root)).split(split, fold).tars]
+    tars = [str(path.absolute()) for path in open_shards(Path(root)).split(split, fold).tars]
     samples = WebDataset(
         tars,
         nodesplitter=split_by_node,

@@ -125,12 +125,11 @@ def build(plan: BuildPlan, store: Store, engine: Engine, *, progress: bool = Tru
     Raises:
         DataError: an image is bad, the store cannot be written, or it holds something else.
     """
-    source, flags = plan.source, plan.flags
-    asked = plan.describe()
+    asked, images = plan.describe(), plan.source.store
     manifest = _finished(store, asked)
     if manifest is None:
-        _claim(store, asked | {"stamps": _digest_of_images(source, "stamp")})
-        work = PackWork(source.store, store, flags.images, flags.on_bad_image)
+        _claim(store, asked | {"stamps": _digest_of_images(plan.source, "stamp")})
+        work = PackWork(images, store, plan.flags.images, plan.flags.on_bad_image)
         receipts = _pack(work, plan.shards, engine, progress=progress)
         manifest = _publish(plan, store, receipts, asked)
     store.delete(WORK_FOLDER)
