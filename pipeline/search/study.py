@@ -134,6 +134,11 @@ def runs(study: optuna.Study) -> list[FrozenTrial]:
     return list(last.values())
 
 
+def stored(trial: optuna.Trial) -> FrozenTrial:
+    """Return a trial as the database has it now."""
+    return trial.study.get_trials(deepcopy=False)[trial.number]
+
+
 def run_of(trial: FrozenTrial) -> int:
     """Return the number of a trial's run folder, which is that of the first trial there."""
     return trial.user_attrs.get(RUN, trial.number)

@@ -17,10 +17,10 @@ from pathlib import Path
 import optuna
 import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from pipeline.search import supervisor
-from pipeline.search.study import SECONDS, patiently
+from pipeline.search.study import SECONDS, patiently, stored
 
 METRIC = "val_roc_auc"
 """Column of history.csv; a trial's value is the highest of its epochs."""
@@ -34,12 +34,11 @@ TICK = 0.5
 STARTS, TERMINATED = 3, (130, 137, 143)
 """Starts of a training that ends with one of these exit codes: something else has stopped it."""
 
-
 RETRIED = "stopped: another process retries it"
 
 
 class FailedTrainingError(Exception):
-    """The training failed; its message."""
+    """The training failed; its own message."""
 
 
 class SearchInterrupted(Exception):  # noqa: N818 - not an error
@@ -71,17 +70,18 @@ class Attempt:
             optuna.TrialPruned: the trial is not worth its remaining epochs.
             FailedTrainingError, SearchInterrupted, TakenOver: see there.
         """
-        stored = patiently(self.stored)
-        self.reported = set(stored.intermediate_values)
-        begun = time.monotonic() - stored.user_attrs.get(SECONDS, 0.0)
+        before = patiently(lambda: stored(self.trial))
+        self.reported = set(before.intermediate_values)
+        begun = time.monotonic() - before.user_attrs.get(SECONDS, 0.0)
         code, starts = TERMINATED[0], 0
         while code in TERMINATED and starts < STARTS:
             with training(command, self.run, self.grace) as process:
                 self.follow(process, begun)
             code, starts = process.returncode, starts + 1
-        if code or not self.reported:
+        values = [value for _, value in rows(self.run)]
+        if code or not values:
             raise FailedTrainingError(last_words(self.run))
-        return max(value for _, value in rows(self.run))
+        return max(values)
 
     def follow(self, process: subprocess.Popen[bytes], begun: float) -> None:
         """Report epochs until the training has ended; raises what is to stop it earlier."""
@@ -97,7 +97,7 @@ class Attempt:
 
     def report(self, seconds: float) -> None:
         """Report the epochs that are new in history.csv, and ask the pruner after each."""
-        if self.stored().state != TrialState.RUNNING:
+        if stored(self.trial).state != TrialState.RUNNING:
             raise TakenOver(RETRIED)
         for epoch, value in rows(self.run):
             if epoch in self.reported:
@@ -113,10 +113,6 @@ class Attempt:
             print(f"trial {number}, epoch {epoch}/{self.epochs}: ROC-AUC {value:.4f}", flush=True)
             if prune:
                 raise optuna.TrialPruned("pruned")
-
-    def stored(self) -> FrozenTrial:
-        """Return the trial as the database has it now."""
-        return self.trial.study.get_trials(deepcopy=False)[self.trial.number]
 
 
 @contextlib.contextmanager
@@ -142,9 +138,10 @@ def training(command: Sequence[str], run: Path, grace: int) -> Iterator[subproce
 
 
 def rows(run: Path) -> list[tuple[int, float]]:
-    """Return epoch and ROC-AUC of each row of history.csv."""
-    path = run / "history.csv"
-    table = pd.read_csv(path) if path.is_file() else pd.DataFrame({"epoch": [], METRIC: []})
+    """Return epoch and ROC-AUC of each row of history.csv in which it is defined."""
+    if not (run / "history.csv").is_file():
+        return []
+    table = pd.read_csv(run / "history.csv").dropna(subset=METRIC)
     return list(zip(table["epoch"].tolist(), table[METRIC].tolist(), strict=True))
 
 

@@ -32,7 +32,17 @@ from pipeline.files import sha256
 from pipeline.search import report
 from pipeline.search.flags import SearchFlags
 from pipeline.search.space import Space, make_space, suggest, words_of
-from pipeline.search.study import REASON, RUN, STARTED, open_study, patiently, retry, run_of, runs
+from pipeline.search.study import (
+    REASON,
+    RUN,
+    STARTED,
+    open_study,
+    patiently,
+    retry,
+    run_of,
+    runs,
+    stored,
+)
 from pipeline.search.trial import LOG, Attempt, FailedTrainingError, SearchInterrupted, TakenOver
 
 HEARTBEAT, GRACE = 10, 60
@@ -102,8 +112,8 @@ class Worker:
     study: optuna.Study
     grace: int
     draw: bool
-    signal: int = 0
-    """SIGTERM or SIGINT once received."""
+    received: int = 0
+    """SIGTERM or SIGINT, once it has arrived."""
     error: BaseException | None = None
     """What ended the last trial."""
     drawn: float = field(default_factory=time.monotonic)
@@ -116,7 +126,7 @@ class Worker:
 
     def remember(self, number: int, _: object) -> None:
         """Note a signal."""
-        self.signal = number
+        self.received = number
         signal.signal(number, signal.SIG_DFL)
 
     def wanted(self) -> bool:
@@ -126,11 +136,11 @@ class Worker:
         this one retries them.
         """
         waiting = False
-        while not self.signal:
+        while not self.received:
             patiently(lambda: optuna.storages.fail_stale_trials(self.study))
-            states = [trial.state for trial in patiently(lambda: runs(self.study))]
-            succeeded = TrialState.COMPLETE in states or TrialState.PRUNED in states
-            if states.count(TrialState.FAIL) >= FAILURES and not succeeded:
+            trials = patiently(lambda: runs(self.study))
+            states = [trial.state for trial in trials]
+            if len(failed_alone(trials)) >= FAILURES:
                 return False
             if TrialState.WAITING in states or len(states) < self.flags.trials:
                 return True
@@ -164,38 +174,28 @@ class Worker:
             raise StorageInternalError(str(error)) from error
 
     def objective(self, trial: optuna.Trial) -> float:
-        """Return a trial's value; remembers what ended it instead."""
+        """Train a trial and return its value."""
         try:
-            return self.train(trial)
+            number, parameters = patiently(lambda: self.begin(trial))
+            words, folder = words_of(parameters), self.folder(number)
+            epochs = self.flags.train_flags(*words).optimisation.epochs
+            attempt = Attempt(trial, folder, epochs, self.grace, lambda: self.received != 0)
+            value = attempt.train(self.flags.training(folder, words))
+            print(f"trial {number}: complete, best ROC-AUC {value:.4f}", flush=True)
+            return value
         except BaseException as error:
             self.error = error
+            self.record(trial, error)
             raise
 
-    def train(self, trial: optuna.Trial) -> float:
-        """Train a trial, print what becomes of it, and store what Optuna does not."""
-        number, parameters = patiently(lambda: self.begin(trial))
-        words, folder = words_of(parameters), self.folder(number)
-        epochs = self.flags.train_flags(*words).optimisation.epochs
-        attempt = Attempt(trial, folder, epochs, self.grace, lambda: self.signal != 0)
-        outcome = ""
-        try:
-            value = attempt.train(self.flags.training(folder, words))
-            outcome = f"complete, best ROC-AUC {value:.4f}"
-            return value
-        except (optuna.TrialPruned, TakenOver) as error:
-            outcome = str(error)
-            raise
-        except FailedTrainingError as error:
-            reason = str(error)
-            outcome = f"failed: {reason}"
-            patiently(lambda: trial.set_user_attr(REASON, reason))
-            raise
-        except BaseException as error:  # a signal, or a database that does not answer
-            outcome = str(error)
-            patiently(lambda: retry(self.study, attempt.stored()), seconds=5)
-            raise
-        finally:
-            print(f"trial {number}: {outcome}", flush=True)
+    def record(self, trial: optuna.Trial, error: BaseException) -> None:
+        """Print what ended a trial, and store what Optuna does not."""
+        failed = "failed: " if isinstance(error, FailedTrainingError) else ""
+        print(f"trial {trial.user_attrs.get(RUN, trial.number)}: {failed}{error}", flush=True)
+        if isinstance(error, FailedTrainingError):
+            patiently(lambda: trial.set_user_attr(REASON, str(error)))
+        elif isinstance(error, (SearchInterrupted, DataError)):  # the latter: no database
+            patiently(lambda: retry(self.study, stored(trial)), seconds=5)
 
     def begin(self, trial: optuna.Trial) -> tuple[int, dict[str, Any]]:
         """Return the number of a trial's run and its parameters, drawn now where it has none."""
@@ -236,14 +236,19 @@ class Worker:
         if best := report.best_of(trials):
             command = report.best_command(self.flags, best)
             print(f"\nthe best flags by validation ROC-AUC:\n\n{command}", flush=True)
-        if self.signal:
+        if self.received:
             print("interrupted: saved; the same command continues the search", flush=True)
-            raise SystemExit(128 + self.signal)
-        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-        if failed and len(failed) == sum(trial.state.is_finished() for trial in trials):
+            raise SystemExit(128 + self.received)
+        if failed := failed_alone(trials):
             raise DataError(
                 f"{len(failed)} trial(s) have failed and none has succeeded; the last one with: "
-                f"{failed[-1].user_attrs.get(REASON)} (log: "
-                f"{self.folder(run_of(failed[-1])) / LOG}). Correct the cause, then search with "
-                "another --out"
+                f"{failed[-1].user_attrs[REASON]} (log: {self.folder(run_of(failed[-1])) / LOG}). "
+                "Correct the cause, then search with another --out"
             )
+
+
+def failed_alone(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials whose training has failed, if none has succeeded."""
+    if any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials):
+        return []
+    return [trial for trial in trials if REASON in trial.user_attrs]
