@@ -1,4 +1,4 @@
-"""How long a judgement takes apart from inference: figures, intervals, plots, pictures, report.
+"""Duration of a judgement without inference: metrics, intervals, plots, pictures, report.
 
     python -m benchmarks.evaluation [--images 10000] [--json out.json]
 
@@ -26,6 +26,7 @@ from pipeline.evaluation.report.cases import SIDE, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
+from pipeline.files import write_file
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 
 SHARES = (0.033, 0.051, 0.110, 0.011, 0.111, 0.670, 0.014)
@@ -41,7 +42,7 @@ class Options:
     resamples: int = 2000
     """Bootstrap resamples of lesions."""
     json: Path | None = None
-    """Where to write the seconds, besides the table."""
+    """File for the seconds as JSON."""
 
 
 def synthetic(n: int) -> pd.DataFrame:
@@ -109,7 +110,7 @@ def data_card() -> DataCard:
 
 
 def timed(options: Options) -> dict[str, float]:
-    """Run each stage once: {stage: seconds}."""
+    """Run each stage once and return {stage: seconds}."""
     frame, data, seconds = synthetic(options.images), jpeg(), {}
     start = time.perf_counter()
 
@@ -147,14 +148,14 @@ def timed(options: Options) -> dict[str, float]:
 
 
 def main() -> None:
-    """Time, print, and keep."""
-    options = parse(Options, about="Time a judgement apart from inference.")
+    """Time every stage and print a table."""
+    options = parse(Options, about="Time a judgement without inference.")
     seconds = timed(options)
     for stage, value in seconds.items():
         print(f"{value:8.2f} s  {stage}")
     if options.json:
         content = {"images": options.images, "cores": os.cpu_count(), "seconds": seconds}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        write_file(options.json, json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

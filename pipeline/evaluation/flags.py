@@ -59,8 +59,8 @@ class MethodFlags:
     threshold: float | None = None
     """Malignant at or above this probability, in place of the checkpoint's; the report says so."""
     tta: Literal["stored"] | Tta = "stored"
-    """Views averaged per image: those that the checkpoint's threshold was fitted with (stored), 1
-    (none), 4 (flips), 8 (dihedral)."""
+    """Views averaged per image: none (1), flips (4), dihedral (8), or those that the checkpoint's
+    threshold was fitted with (stored)."""
     resamples: int = 2000
     """Bootstrap resamples of lesions behind each 95 % interval."""
     cases: int = 16
