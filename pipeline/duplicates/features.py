@@ -1,53 +1,65 @@
-"""What an image is recognised by: its SIFT features, and one vector that sums them up.
+"""Local features of images, and one vector per image that sums them up.
 
-``extract`` finds features in one image, ``Vocabulary`` sums them up as a VLAD vector (per visual
-word the mean direction in which its features lie off the word), and ``neighbours`` finds for each
-vector those nearest to it. Photographs of one lesion are among each other's nearest.
+``extract`` finds SIFT features in one image. ``vlad`` sums up each image's features in one vector:
+per visual word the mean direction from the word to its features (VLAD, Jégou et al., CVPR 2010).
+``neighbours`` finds the nearest vectors of each; photographs of one lesion are usually among them.
 
-    features = extract(jpeg); vector = Vocabulary.learn(descriptors, seed=0).sum_up(descriptors)
+    features = [extract(jpeg, name) for name, jpeg in images]
+    pairs = neighbours(vlad([each.descriptors for each in features], seed=0), count=20)
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from sklearn import config_context
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
 
 from pipeline.errors import DataError
 
 WIDTH = 300
-"""Pixels of an image's longer side when features are looked for."""
+"""Longer side of an image when features are extracted, pixels."""
 
 MOST = 500
-"""Most features of one image; the strongest are kept."""
+"""Most features per image; the strongest are kept."""
 
 WORDS = 512
 """Visual words."""
 
 DIMENSIONS = 24
-"""Principal components kept of a descriptor when images are summed up."""
+"""Principal components of a descriptor that VLAD uses."""
 
 SAMPLE = 60_000
-"""Descriptors that the words are learnt from."""
+"""Descriptors that words and components are fitted on."""
+
+CHUNK = 64
+"""Images whose VLAD vectors are computed at a time."""
 
 DARK = 40
-"""Grey level under which a place counts as the dark rim, where features mean nothing."""
+"""Grey level below which a pixel belongs to the dark rim, where features mean nothing."""
 
 
-@dataclass(frozen=True)
-class Features:
-    """Features of one image; coordinates in pixels of the image at ``WIDTH``."""
+class Features(NamedTuple):
+    """Features of one image, scaled to ``WIDTH``."""
 
     points: NDArray[np.float32]
-    """[n, 2], x and y."""
+    """[n, 2], x and y, pixels."""
     descriptors: NDArray[np.uint8]
-    """[n, 128], RootSIFT of unit length times 255."""
+    """[n, 128], RootSIFT: unit length times 255."""
     grey: NDArray[np.uint8]
-    """[H, W], the image itself."""
+    """[H, W], the image itself, blurred."""
 
 
 def extract(jpeg: bytes, name: str) -> Features:
-    """Decode an image and find its features.
+    """Decode an image and extract its features.
 
     Raises:
         DataError: the image cannot be decoded.
@@ -59,75 +71,61 @@ def extract(jpeg: bytes, name: str) -> Features:
     if scale != 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    grey = np.asarray(grey, np.uint8)
+    blurred = np.asarray(cv2.GaussianBlur(grey, (0, 0), 2), np.uint8)
+    lit = cv2.erode((blurred > DARK).astype(np.uint8) * 255, np.ones((13, 13), np.uint8))
     sift = cv2.SIFT.create(nfeatures=MOST, contrastThreshold=0.01, edgeThreshold=15)
-    found, raw = sift.detectAndCompute(grey, _lit(grey))
+    found, raw = sift.detectAndCompute(grey, lit)
     if raw is None:
-        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8), grey)
+        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8), blurred)
     points = np.array([point.pt for point in found[:MOST]], np.float32)
-    root = np.sqrt(raw[:MOST] / np.maximum(raw[:MOST].sum(1, keepdims=True), 1e-6))
-    return Features(points, np.clip(root * 255, 0, 255).astype(np.uint8), grey)
+    root = np.sqrt(np.asarray(normalize(raw[:MOST], "l1")))
+    return Features(points, (root * 255).astype(np.uint8), blurred)
 
 
-def _lit(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return 255 where the image is not its dark rim or close to it, else 0."""
-    bright = np.asarray(cv2.GaussianBlur(grey, (0, 0), 2)) > DARK
-    lit = cv2.erode(bright.astype(np.uint8) * 255, np.ones((13, 13), np.uint8))
-    return np.asarray(lit, np.uint8)
+def vlad(descriptors: Sequence[NDArray[np.uint8]], *, seed: int) -> NDArray[np.float32]:
+    """Return one vector of unit length per image, ``[N, words * components]``.
+
+    ``descriptors`` are ``[n, 128]`` per image; an image without any gets a vector of zeros.
+    """
+    rng, share = np.random.default_rng(seed), math.ceil(SAMPLE / max(1, len(descriptors)))
+    sample = np.concatenate([rng.permutation(each)[:share] for each in descriptors])
+    if len(sample) < 2:
+        return np.zeros((len(descriptors), 1), np.float32)
+    pca = PCA(min(DIMENSIONS, len(sample))).fit(sample.astype(np.float32))
+    kmeans = KMeans(min(WORDS, len(sample)), max_iter=15, random_state=seed)
+    with threadpool_limits(1):  # several threads would sum in varying order
+        kmeans.fit(pca.transform(sample.astype(np.float32)))
+    vectors = np.zeros((len(descriptors), kmeans.cluster_centers_.size), np.float32)
+    for start in range(0, len(descriptors), CHUNK):
+        part = slice(start, start + CHUNK)
+        vectors[part] = _encode(descriptors[part], pca, kmeans)
+    return vectors
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """Visual words, and the projection in which they lie."""
-
-    mean: NDArray[np.float32]
-    """[128]"""
-    axes: NDArray[np.float32]
-    """[128, DIMENSIONS]"""
-    words: NDArray[np.float32]
-    """[WORDS, DIMENSIONS]"""
-
-    @classmethod
-    def learn(cls, descriptors: NDArray[np.uint8], *, seed: int) -> "Vocabulary":
-        """Learn words from descriptors ``[n, 128]`` of many images."""
-        sample = descriptors.astype(np.float32) / 255
-        mean = sample.mean(0)
-        _, vectors = np.linalg.eigh(np.cov((sample - mean).T))
-        axes = np.ascontiguousarray(vectors[:, ::-1][:, :DIMENSIONS]).astype(np.float32)
-        cv2.setRNGSeed(seed)
-        _, _, words = cv2.kmeans(
-            (sample - mean) @ axes, min(WORDS, len(sample)), np.empty(0, np.int32),
-            (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 15, 1e-3), 3,
-            cv2.KMEANS_PP_CENTERS,
-        )  # fmt: skip
-        return cls(mean, axes, np.asarray(words, np.float32))
-
-    def sum_up(self, descriptors: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the VLAD vector of one image, ``[words * DIMENSIONS]``, of unit length."""
-        count, width = self.words.shape
-        total = np.zeros((count, width), np.float32)
-        if len(descriptors):
-            points = (descriptors.astype(np.float32) / 255 - self.mean) @ self.axes
-            points = points.astype(np.float32)
-            word = (np.square(self.words).sum(1) - 2 * points @ self.words.T).argmin(1)
-            np.add.at(total, word, _unit(points - self.words[word]))
-        damped = total / np.sqrt(np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9))
-        return _unit(damped.reshape(1, -1))[0]
+def _encode(
+    descriptors: Sequence[NDArray[np.uint8]], pca: PCA, kmeans: KMeans
+) -> NDArray[np.float32]:
+    """Return the VLAD vectors of a few images."""
+    words, count = kmeans.cluster_centers_, sum(map(len, descriptors))
+    totals = np.zeros((len(descriptors) * len(words), words.shape[1]), np.float32)
+    if count:
+        points = pca.transform(np.concatenate(descriptors).astype(np.float32))
+        word = kmeans.predict(points)
+        image = np.repeat(np.arange(len(descriptors)), [len(each) for each in descriptors])
+        place = (image * len(words) + word, np.arange(count))
+        sums = csr_array((np.ones(count, np.float32), place), (len(totals), count))
+        totals = sums @ np.asarray(normalize(points - words[word]))
+    totals = totals / np.sqrt(np.maximum(np.linalg.norm(totals, axis=1, keepdims=True), 1e-9))
+    return np.asarray(normalize(totals.reshape(len(descriptors), -1)))
 
 
 def neighbours(vectors: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Return the pairs ``[m, 2]`` (a < b) in which one is among the other's ``count`` nearest."""
-    pairs = set()
     count = min(count, len(vectors) - 1)
-    for start in range(0, len(vectors), 512):
-        rows = np.arange(start, min(start + 512, len(vectors)))
-        near = vectors[rows] @ vectors.T
-        near[np.arange(len(rows)), rows] = -np.inf
-        best = np.argpartition(-near, count - 1, axis=1)[:, :count]
-        ends = np.stack([np.repeat(rows, count), best.ravel()], 1)
-        pairs.update(map(tuple, np.sort(ends, axis=1).tolist()))
-    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    if count < 1:
+        return np.zeros((0, 2), np.int64)
+    search = NearestNeighbors(n_neighbors=count, algorithm="brute", metric="cosine").fit(vectors)
+    with config_context(working_memory=256):  # MiB of distances at a time
+        near = search.kneighbors(return_distance=False)
+    ends = np.stack([np.repeat(np.arange(len(vectors)), count), near.ravel()], 1)
+    return np.unique(np.sort(ends, axis=1), axis=0)

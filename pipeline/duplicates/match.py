@@ -1,14 +1,14 @@
-"""Whether two images show one lesion: features that agree on how one lies on the other.
+"""Whether two images show one lesion: local features that agree on one similarity transform.
 
-``compare`` keeps the features of one image whose match in the other is mutual and clearly better
-than the second best, and looks for the similarity (shift, turn, zoom) that most matches agree on:
-each pair of matches proposes one, so nothing is left to chance. Then the one image is laid on the
-other, and their grey levels must correlate; hairs and rulers that agree by themselves do not.
+``match`` keeps features that are each other's best match and clearly better than the second best.
+``align`` finds the similarity (shift, rotation, zoom) that most matches agree on, with RANSAC. Then
+one image is warped onto the other, and their grey levels must correlate, which rules out hairs and
+rulers that happen to match.
 
-    agreement = compare(extract(first, "a"), extract(second, "b"))
+    found = compare(extract(first, "a"), extract(second, "b"))
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,58 +17,52 @@ from numpy.typing import NDArray
 from pipeline.duplicates.features import Features
 
 RATIO = 0.85
-"""A match's distance over that of the second best, at most."""
+"""Largest distance of a match, over that of the second best."""
 
 MOST_MATCHES = 60
-"""Matches that are looked at, the best by that ratio."""
+"""Matches that are used, the best by that ratio."""
 
-TOLERANCE = 4.0
-"""Pixels by which a match may miss the place the similarity sends it to."""
-
-BASELINE = 15.0
-"""Pixels that two matches must lie apart to propose a similarity."""
+TOLERANCE = 6.0
+"""Largest distance of a match from where the transform maps it, pixels."""
 
 ZOOM = (0.4, 2.5)
-"""Scales that are believed."""
+"""Smallest and largest accepted zoom."""
 
 SAME_PLACE = 3.0
-"""Matches within so many pixels of each other count once."""
+"""Matches that lie within this many pixels of each other count once."""
 
-WORTH_LAYING = 6
-"""Agreeing matches from which on the images are laid on each other."""
+FEWEST = 6
+"""Agreeing matches below which grey levels are not compared."""
+
+OVERLAP = 0.15
+"""Smallest share of the second image that the warped first must cover."""
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(NamedTuple):
     """How far two images agree."""
 
     inliers: int
     """Matches, at different places, that agree on one similarity."""
-    spread: float
-    """Standard deviation of their places across their narrower direction, pixels."""
     correlation: float
-    """Of the grey levels where the images overlap, -1 to 1; 0 where not looked at."""
+    """Of the grey levels where the images overlap, -1 to 1; 0 where not compared."""
 
 
 def compare(first: Features, second: Features) -> Agreement:
-    """Return how far two images agree; the order of the two does not matter much."""
+    """Return how far two images agree."""
     ends = match(first.descriptors, second.descriptors)
-    a, b = _complex(first.points[ends[:, 0]]), _complex(second.points[ends[:, 1]])
-    model, agree = best_similarity(a, b)
-    ends = np.stack([a[agree].real, a[agree].imag, b[agree].real, b[agree].imag], 1)
-    places = np.unique(np.round(ends / SAME_PLACE), axis=0)
-    if len(places) < WORTH_LAYING:
-        return Agreement(len(places), 0.0, 0.0)
-    narrow = np.linalg.eigvalsh(np.cov(places[:, :2].T))[0]
-    return Agreement(
-        len(places),
-        float(np.sqrt(max(narrow, 0.0)) * SAME_PLACE),
-        correlation(first.grey, second.grey, model),
-    )
+    a, b = first.points[ends[:, 0]], second.points[ends[:, 1]]
+    matrix, agree = align(a, b)
+    places = np.unique(np.round(np.hstack([a, b])[agree] / SAME_PLACE), axis=0)
+    if len(places) < FEWEST:
+        return Agreement(len(places), 0.0)
+    return Agreement(len(places), correlation(first.grey, second.grey, matrix))
 
 
 def match(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return mutual matches ``[m, 2]`` that pass the ratio test, the clearest first."""
+    """Return mutual best matches ``[m, 2]`` that pass the ratio test, the clearest first.
+
+    One matrix product is three times as fast here as OpenCV's brute-force matcher.
+    """
     if len(first) < 2 or len(second) < 2:
         return np.zeros((0, 2), np.int64)
     near = first.astype(np.float32) @ second.astype(np.float32).T / 255**2
@@ -82,57 +76,33 @@ def match(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.int
     return np.stack([rows[order], best[rows[order]]], 1)
 
 
-def best_similarity(
-    a: NDArray[np.complex128], b: NDArray[np.complex128]
-) -> tuple[tuple[complex, complex], NDArray[np.bool_]]:
-    """Return the turn-and-zoom and shift with ``b = turn * a + shift`` for most, and for which."""
-    nothing = ((1 + 0j, 0j), np.zeros(len(a), bool))
+def align(
+    a: NDArray[np.float32], b: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the similarity ``[2, 3]`` that maps most points of ``a`` to ``b``, and for which.
+
+    ``a`` and ``b`` are ``[m, 2]``. The result is the same on every call: OpenCV seeds RANSAC.
+    """
+    nothing = np.eye(2, 3), np.zeros(len(a), bool)
     if len(a) < 3:
         return nothing
-    i, j = np.triu_indices(len(a), 1)
-    apart = (np.abs(a[j] - a[i]) > BASELINE) & (np.abs(b[j] - b[i]) > BASELINE)
-    i, j = i[apart], j[apart]
-    turn = (b[j] - b[i]) / (a[j] - a[i])
-    believed = (np.abs(turn) > ZOOM[0]) & (np.abs(turn) < ZOOM[1])
-    turn, i = turn[believed], i[believed]
-    if not len(turn):
+    matrix, agree = cv2.estimateAffinePartial2D(
+        a, b, ransacReprojThreshold=TOLERANCE, confidence=0.9999
+    )
+    if matrix is None or not ZOOM[0] < np.hypot(*matrix[:, 0]) < ZOOM[1]:
         return nothing
-    shift = b[i] - turn * a[i]
-    votes = (np.abs(turn[:, None] * a + shift[:, None] - b) < TOLERANCE).sum(1)
-    winner = int(votes.argmax())
-    model = (complex(turn[winner]), complex(shift[winner]))
-    for _ in range(3):
-        agree = np.abs(model[0] * a + model[1] - b) < TOLERANCE
-        if agree.sum() < 3:
-            break
-        model = _least_squares(a[agree], b[agree])
-    return model, np.abs(model[0] * a + model[1] - b) < TOLERANCE
+    return np.asarray(matrix, np.float64), agree.ravel() == 1
 
 
 def correlation(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], model: tuple[complex, complex]
+    first: NDArray[np.uint8], second: NDArray[np.uint8], matrix: NDArray[np.float64]
 ) -> float:
-    """Return how the grey levels correlate where ``first``, laid on ``second``, covers it."""
-    turn, shift = model
-    matrix = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+    """Return the correlation of grey levels where ``first``, warped, covers ``second``: -1 to 1."""
     size = (second.shape[1], second.shape[0])
-    laid = cv2.warpAffine(cv2.GaussianBlur(first, (0, 0), 2), matrix, size)
-    covered = cv2.warpAffine(np.full_like(first, 255), matrix, size) > 250
-    covered &= (np.asarray(laid) > 30) & (second > 30)
-    if covered.mean() < 0.15:
+    warped = np.asarray(cv2.warpAffine(first, matrix, size))
+    covered = np.asarray(cv2.warpAffine(np.full_like(first, 255), matrix, size)) > 250
+    covered &= (warped > 30) & (second > 30)
+    if covered.mean() < OVERLAP:
         return 0.0
-    x = np.asarray(laid, np.float64)[covered]
-    y = np.asarray(cv2.GaussianBlur(second, (0, 0), 2), np.float64)[covered]
-    x, y = x - x.mean(), y - y.mean()
-    return float((x * y).mean() / max(float(np.sqrt((x * x).mean() * (y * y).mean())), 1e-9))
-
-
-def _complex(points: NDArray[np.float32]) -> NDArray[np.complex128]:
-    return points[:, 0].astype(np.float64) + 1j * points[:, 1]
-
-
-def _least_squares(a: NDArray[np.complex128], b: NDArray[np.complex128]) -> tuple[complex, complex]:
-    centre_a, centre_b = a.mean(), b.mean()
-    spread = np.square(np.abs(a - centre_a)).sum()
-    turn = ((b - centre_b) * np.conj(a - centre_a)).sum() / max(float(spread), 1e-9)
-    return complex(turn), complex(centre_b - turn * centre_a)
+    with np.errstate(invalid="ignore"):  # an image of one grey level
+        return float(np.nan_to_num(np.corrcoef(warped[covered], second[covered])[0, 1]))

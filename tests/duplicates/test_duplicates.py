@@ -1,4 +1,4 @@
-"""Duplicates: photographs of one made-up lesion under two ids are found, and others are not."""
+"""Photographs of one synthetic lesion under two ids are found, and few others."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from pipeline.cli import guard
-from pipeline.duplicates import find as duplicates
-from pipeline.duplicates.features import extract, neighbours
-from pipeline.duplicates.match import best_similarity, compare
+from pipeline.duplicates.features import extract, neighbours, vlad
+from pipeline.duplicates.find import find_pairs, run
+from pipeline.duplicates.flags import DuplicatesFlags
+from pipeline.duplicates.match import align, compare
 from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore
+from pipeline.ham10000.source import open_source
 from pipeline.ham10000.synthetic import synthesize
 from pipeline.shards.splits import read_pairs
-
-LANDMARKS = (300, 225)
 
 
 @pytest.fixture(scope="module")
@@ -39,37 +39,46 @@ def split_lesions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[f
 
 
 def test_hidden_pairs_are_found_and_few_others(
-    split_lesions: tuple[Path, set[frozenset[str]]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    split_lesions: tuple[Path, set[frozenset[str]]], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(duplicates, "SAMPLE", 5000)  # words learnt in a second, not in ten
     source, hidden = split_lesions
-    out = tmp_path / "pairs.csv"
-    words = ["--source", str(source), "--out", str(out), "--workers", "2"]
-    duplicates.main(words)
+    out = tmp_path / "new" / "pairs.csv"
+    run(DuplicatesFlags(source, out, workers=2))
     table = pd.read_csv(out)
     found = {frozenset(pair) for pair in zip(table["image_id_a"], table["image_id_b"], strict=True)}
     assert len(hidden) >= 10
     assert len(found & hidden) >= 0.6 * len(hidden)
     assert len(found - hidden) <= 0.1 * len(hidden)
     assert list(table["score"]) == sorted(table["score"], reverse=True)
-    assert read_pairs(out, set(table["image_id_a"]) | set(table["image_id_b"]))
-    sheet = cv2.imread(str(tmp_path / "pairs.png"))
-    assert sheet is not None and sheet.shape[1] > 1000
+    assert len(read_pairs(out, set(table["image_id_a"]) | set(table["image_id_b"]))) == len(table)
+    with Image.open(out.with_suffix(".png")) as sheet:
+        assert sheet.format == "PNG" and sheet.width > 1000
+    assert sorted(path.name for path in out.parent.iterdir()) == ["pairs.csv", "pairs.png"]
     first = out.read_bytes()
-    duplicates.main(words)
+    run(DuplicatesFlags(source, out, workers=1))
     assert out.read_bytes() == first
 
 
-def test_a_turned_and_zoomed_photograph_is_recognised_and_another_lesion_is_not(
+def test_images_that_share_an_id_are_not_compared(tmp_path: Path) -> None:
+    synthesize(tmp_path / "source", images=24, seed=4)
+    source = open_source(tmp_path / "source")
+    lesion = dict(zip(source.table["image_id"], source.table["lesion_id"], strict=True))
+    assert source.table["lesion_id"].duplicated().sum() >= 3
+    pairs = find_pairs(source, workers=2, seed=0)
+    assert all(
+        lesion[a] != lesion[b]
+        for a, b in zip(pairs["image_id_a"], pairs["image_id_b"], strict=True)
+    )
+
+
+def test_a_rotated_and_zoomed_photograph_agrees_and_another_lesion_does_not(
     split_lesions: tuple[Path, set[frozenset[str]]],
 ) -> None:
     images = ImageStore(split_lesions[0])
     first, other = sorted(images.ids())[:2]
     pixels = cv2.imdecode(np.frombuffer(images.read(first), np.uint8), cv2.IMREAD_COLOR)
     turn = cv2.getRotationMatrix2D((150, 112), 130, 1.15)
-    turned = cv2.warpAffine(pixels, turn, LANDMARKS, borderMode=cv2.BORDER_REFLECT)
+    turned = cv2.warpAffine(pixels, turn, (300, 225), borderMode=cv2.BORDER_REFLECT)
     darker = cv2.convertScaleAbs(turned, alpha=0.8, beta=10)
     jpeg = cv2.imencode(".jpg", darker, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
     same = compare(extract(images.read(first), "first"), extract(jpeg, "turned"))
@@ -78,14 +87,22 @@ def test_a_turned_and_zoomed_photograph_is_recognised_and_another_lesion_is_not(
     assert different.inliers < 10 or different.correlation < 0.6
 
 
-def test_the_similarity_most_matches_agree_on_is_found_among_wrong_ones() -> None:
+def test_the_similarity_most_points_agree_on_is_found_among_outliers() -> None:
     rng = np.random.default_rng(0)
-    a = rng.uniform(0, 300, 40) + 1j * rng.uniform(0, 225, 40)
-    b = (0.9 * np.exp(0.7j)) * a + (30 - 12j)
-    b[15:] = rng.uniform(0, 300, 25) + 1j * rng.uniform(0, 225, 25)
-    (turn, shift), agree = best_similarity(a, b)
-    assert abs(turn - 0.9 * np.exp(0.7j)) < 1e-6 and abs(shift - (30 - 12j)) < 1e-4
+    a = rng.uniform(0, (300, 225), (40, 2)).astype(np.float32)
+    cos, sin = 0.9 * np.cos(0.7), 0.9 * np.sin(0.7)
+    expected = np.array([[cos, -sin, 30], [sin, cos, -12]])
+    b = (a @ expected[:, :2].T + expected[:, 2]).astype(np.float32)
+    b[15:] = rng.uniform(0, (300, 225), (25, 2))
+    matrix, agree = align(a, b)
+    np.testing.assert_allclose(matrix, expected, atol=1e-3)
     assert agree[:15].all() and agree.sum() <= 17
+
+
+def test_a_zoom_beyond_belief_is_no_similarity() -> None:
+    a = np.random.default_rng(0).uniform(0, 300, (30, 2)).astype(np.float32)
+    for zoom in (0.3, 3.0):
+        assert not align(a, a * np.float32(zoom))[1].any()
 
 
 def test_neighbours_are_those_of_a_full_sort() -> None:
@@ -99,17 +116,32 @@ def test_neighbours_are_those_of_a_full_sort() -> None:
     assert set(map(tuple, neighbours(vectors, 3).tolist())) == expected
 
 
+def test_vectors_of_one_lesions_photographs_are_closest(
+    split_lesions: tuple[Path, set[frozenset[str]]],
+) -> None:
+    source, hidden = split_lesions
+    images = ImageStore(source)
+    ids = sorted(set().union(*hidden))
+    vectors = vlad([extract(images.read(i), i).descriptors for i in ids], seed=0)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    near = {frozenset((ids[a], ids[b])) for a, b in neighbours(vectors, 3)}
+    assert len(near & hidden) >= 0.9 * len(hidden)
+
+
 def test_an_image_without_features_matches_nothing() -> None:
     blank = cv2.imencode(".png", np.full((225, 300, 3), 200, np.uint8))[1].tobytes()
     features = extract(blank, "blank")
     assert len(features.points) == 0
     assert compare(features, features).inliers == 0
+    vectors = vlad([features.descriptors] * 3, seed=0)
+    assert not vectors.any()
+    assert neighbours(vectors[:1], 20).shape == (0, 2)
 
 
-def test_a_damaged_image_is_one_clear_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_is_one_message() -> None:
     with pytest.raises(DataError, match=r"cannot decode here\.jpg"):
         extract(b"<html>", "here.jpg")
-    with pytest.raises(SystemExit) as leaving:
-        guard(lambda: duplicates.main(["--source", "/nonexistent/folder"]))
-    assert leaving.value.code == 2
-    assert "no such folder" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no such folder"):
+        run(DuplicatesFlags(Path("/nonexistent/folder")))
+    with pytest.raises(DataError, match="--workers is -1"):
+        DuplicatesFlags(Path("source"), workers=-1)
