@@ -27,9 +27,15 @@ def checkpoint(tmp_path_factory, packed):
     shards = open_shards(packed)
     folder = tmp_path_factory.mktemp("run") / "best"
     card = ModelCard(
-        arch="resnet18", task="dx", classes=CLASSES["dx"], image_size=64, threshold=0.4,
-        temperature=1.5, bias=-0.7, manifest_sha256=shards.manifest_sha256,
-    )  # fmt: skip
+        arch="resnet18",
+        task="dx",
+        classes=CLASSES["dx"],
+        image_size=64,
+        threshold=0.4,
+        temperature=1.5,
+        bias=-0.7,
+        manifest_sha256=shards.manifest_sha256,
+    )
     seen = shards.samples[shards.samples["split"] != "test"]
     publish_folder(folder, stored_files(build_model("resnet18", 7).state_dict(), card, seen))
     return folder
