@@ -13,6 +13,7 @@ file at once; the last rename wins.
 A test that stops a process at a certain moment appends to ``watchers`` (see ``reach``).
 """
 
+import glob
 import hashlib
 import os
 import shutil
@@ -102,14 +103,16 @@ def write_file(path: Path, *pieces: bytes | str) -> None:
 def staged_folder(final: Path) -> Iterator[Path]:
     """Yield a hidden folder to fill; it replaces ``final`` if the block succeeds.
 
-    An existing ``final`` is renamed aside first. A process killed between the two renames leaves it
-    there, for ``tidy`` to restore.
+    One process at a time may write ``final``; what killed ones left of it is removed. An existing
+    ``final`` is renamed aside first: a process killed between the two renames leaves it there, for
+    ``tidy`` to restore.
 
     Raises:
         OSError: something cannot be written; the hidden folder is removed, the old one stays.
     """
     hidden, old = beside(final), beside(final, OLD)
-    forget(hidden)
+    for left in final.parent.glob(f".{glob.escape(final.name)}.*{PARTIAL}"):
+        forget(left)
     try:
         hidden.mkdir(parents=True)
         yield hidden

@@ -97,7 +97,14 @@ def test_a_kill_while_a_folder_is_replaced_leaves_the_old_one(tmp_path: Path, mo
     tidy(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert content(tmp_path / "run") == OLD
+
+
+def test_publishing_a_folder_again_removes_what_killed_processes_left(tmp_path: Path) -> None:
+    for moment in ("sync", "rename"):
+        child(f"publish_folder(Path('run'), {OLD!r})", tmp_path, die_at=moment)
+    (tmp_path / ".other.7.partial").mkdir()
     publish_folder(tmp_path / "run", NEW)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", ".other.7.partial"}
     assert content(tmp_path / "run") == NEW
 
 

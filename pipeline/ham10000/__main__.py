@@ -15,7 +15,7 @@ COMMANDS = {
     "synthesize": Command(
         "write a synthetic dataset in the same layout",
         "pipeline.ham10000.flags:SynthesizeFlags",
-        "pipeline.ham10000.synthetic:run",
+        "pipeline.ham10000.synthetic.dataset:run",
     ),
 }
 

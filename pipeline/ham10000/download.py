@@ -17,7 +17,7 @@ from urllib3.util import Retry
 
 from pipeline.errors import DataError, warn
 from pipeline.files import writing
-from pipeline.ham10000.flags import BASE_URL, DownloadFlags
+from pipeline.ham10000.flags import DownloadFlags
 from pipeline.ham10000.metadata import TABLE_ENDINGS
 from pipeline.ham10000.transfer import RETRY, fetch, get, md5_of, open_session
 
@@ -68,7 +68,7 @@ def run(flags: DownloadFlags) -> None:
 def download(
     out: Path,
     *,
-    base_url: str = BASE_URL,
+    base_url: str,
     test_set: bool = False,
     retry: Retry = RETRY,
     progress: bool = False,

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-BASE_URL = "https://dataverse.harvard.edu"
-"""The Dataverse that holds HAM10000."""
-
 
 @dataclass(frozen=True)
 class DownloadFlags:
@@ -15,7 +12,7 @@ class DownloadFlags:
     """Folder to fill; complete files in it are kept, partial ones are resumed."""
     test_set: bool = False
     """Also fetch the official ISIC 2018 Task 3 test set (1,511 images, 0.4 GB)."""
-    base_url: str = BASE_URL
+    base_url: str = "https://dataverse.harvard.edu"
     """Address of the Dataverse."""
 
 

@@ -29,11 +29,8 @@ MAX_AGE = 120
 MISSING = ("", "na", "nan", "n/a", "none", "null", UNKNOWN)
 SEX_SYNONYMS = {"f": "female", "m": "male"} | dict.fromkeys(MISSING, UNKNOWN)
 
-AGE_EDGES = (0, 30, 40, 50, 60, 70)
-"""Years at which an age band begins; the last band is open."""
-
 AGE_BANDS = ("0-29", "30-39", "40-49", "50-59", "60-69", "70+", UNKNOWN)
-"""Names of the age bands."""
+"""Names of the age bands, years; the last is for a missing age."""
 
 
 def read_metadata(source: Path) -> pd.DataFrame:
@@ -66,10 +63,8 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8-sig") as file:
             header = file.readline()
-        delimiter = max(",\t;", key=header.count)
-        table = pd.read_csv(
-            path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        sep = max(",\t;", key=header.count)
+        table = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -128,8 +123,8 @@ def _ages(column: pd.Series, path: Path) -> pd.Series:
 
 def age_band(years: np.ndarray) -> np.ndarray:
     """Return the ``AGE_BANDS`` name of each age; ``years`` is [N] float, NaN where missing."""
-    index = np.digitize(years, AGE_EDGES[1:])
-    return np.array(AGE_BANDS)[np.where(np.isnan(years), len(AGE_EDGES), index)]
+    index = np.digitize(years, (30, 40, 50, 60, 70))
+    return np.array(AGE_BANDS)[np.where(np.isnan(years), -1, index)]
 
 
 def _refuse(wrong: pd.Series, values: pd.Series, column: str, expected: str, path: Path) -> None:

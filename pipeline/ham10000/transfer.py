@@ -23,9 +23,6 @@ from urllib3.util import Retry
 from pipeline.errors import DataError
 from pipeline.files import sync, writing
 
-CHUNK = 1 << 18
-"""Bytes read at a time."""
-
 TIMEOUT = (20.0, 60.0)
 """Seconds to wait for a connection, and for the next bytes."""
 
@@ -159,7 +156,7 @@ def _receive(
             raise ProtocolError(f"asked for the bytes from {have:,} on, was offered {offered!r}")
         mode = "ab" if response.status_code == 206 else "wb"
         with writing(part, DISK_FULL), part.open(mode) as file:
-            while chunk := response.raw.read1(CHUNK):  # iter_content loses a chunk that broke off
+            while chunk := response.raw.read1(1 << 18):  # iter_content loses a chunk that broke off
                 file.write(chunk)
                 progress(file.tell())
     sync(part)

@@ -15,7 +15,7 @@ from pipeline.duplicates.match import align, compare
 from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.source import open_source
-from pipeline.ham10000.synthetic import synthesize
+from pipeline.ham10000.synthetic.dataset import synthesize
 from pipeline.shards.splits import read_pairs
 
 

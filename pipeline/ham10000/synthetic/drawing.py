@@ -2,8 +2,8 @@
 
 ``paint_lesion`` paints a square canvas: skin with its tone, freckles and pores, and on it a lesion
 whose outline, border, colours and inner structure follow its diagnosis (``LOOKS``). Classes
-overlap: a few lesions are painted with the look of another class. ``pipeline.ham10000.camera``
-photographs the canvas; ``pipeline.ham10000.synthetic`` makes a dataset of the photographs.
+overlap: a few lesions are painted with the look of another class. ``camera`` photographs the
+canvas, ``dataset`` writes the photographs.
 
 Canvases are ``[S, S, 3] float32``, RGB, 0-255.
 

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.files import staged_folder, writing
-from pipeline.ham10000.camera import photograph
-from pipeline.ham10000.drawing import paint_lesion
 from pipeline.ham10000.flags import SynthesizeFlags
 from pipeline.ham10000.metadata import UNKNOWN
+from pipeline.ham10000.synthetic.camera import photograph
+from pipeline.ham10000.synthetic.drawing import paint_lesion
 from pipeline.ham10000.taxonomy import DX
 
 COUNTS: dict[str, int] = {
@@ -105,9 +105,8 @@ def plan(images: int, seed: int) -> pd.DataFrame:
     the lesions from 0.
     """
     rng = np.random.default_rng([seed, 0])
-    sizes = [
-        (dx, views) for dx, count in class_counts(images).items() for views in _views(rng, count)
-    ]
+    counts = class_counts(images)
+    sizes = [(dx, views) for dx in DX for views in _views(rng, counts[dx])]
     ids = rng.choice(7_999_999, len(sizes), replace=False)
     few = max(1, round(MISSING * len(sizes)))
     columns = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
@@ -150,11 +149,10 @@ def _views(rng: Generator, count: int) -> list[int]:
 
 def _patient(rng: Generator, dx: str) -> dict[str, object]:
     """Draw dx_type, age, sex and localization for a lesion of class ``dx``."""
-    age = float(np.clip(5 * np.round(rng.normal(*AGES[dx]) / 5), 0, 85))
     types, sites = DX_TYPES[dx], np.array(list(SITES.values()))
     return {
+        "age": float(np.clip(5 * np.round(rng.normal(*AGES[dx]) / 5), 0, 85)),
         "dx_type": str(rng.choice(list(types), p=list(types.values()))),
-        "age": age,
         "sex": str(rng.choice(["male", "female"], p=[0.54, 0.46])),
         "localization": str(rng.choice(list(SITES), p=sites / sites.sum())),
     }

@@ -1,8 +1,8 @@
 """Photographs of a painted lesion: viewpoint, light, and what camera and patient add.
 
-``photograph`` rotates, zooms and shifts a canvas of ``pipeline.ham10000.drawing`` and adds light,
-hairs, dark corners, a ruler, gel bubbles, blur and noise. Two photographs of one lesion therefore
-share its landmarks and differ otherwise, as in HAM10000.
+``photograph`` rotates, zooms and shifts a canvas of ``drawing`` and adds light, hairs, dark
+corners, a ruler, gel bubbles, blur and noise. Two photographs of one lesion therefore share its
+landmarks and differ otherwise, as in HAM10000.
 
 Canvases are ``[S, S, 3] float32``, RGB, 0-255; photographs are ``[H, W, 3] uint8``.
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.ham10000.drawing import Canvas, draw_curve
+from pipeline.ham10000.synthetic.drawing import Canvas, draw_curve
 
 
 def photograph(rng: Generator, canvas: Canvas, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -1,0 +1,1 @@
+"""A synthetic dataset in HAM10000's layout."""
