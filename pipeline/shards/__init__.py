@@ -1,7 +1,4 @@
-"""How the dataset is packed: splits, tar shards, the manifest, the proof that they are undamaged.
-
-pipeline.shards.as_webdataset("shards/ham10000", "train")
-"""
+"""How the dataset is packed: splits, tar shards, the manifest, the proof that they are intact."""
 
 from typing import Any
 

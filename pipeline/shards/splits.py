@@ -77,10 +77,12 @@ def find_groups(
         first: dict[str, int] = {}
         rows = enumerate(table[column])
         links += [(row, first.setdefault(value, row)) for row, value in rows if value]
-    for a, b in links:
-        parent[root(a)] = root(b)
-    component = [root(row) for row in range(len(table))]
-    return pd.Series(table["lesion_id"].groupby(component).transform("min"))
+    lesions = table["lesion_id"].to_list()
+    for a, b in links:  # the smallest lesion_id of a group is that of its root
+        low, high = sorted((root(a), root(b)), key=lesions.__getitem__)
+        parent[high] = low
+    names = [lesions[root(row)] for row in range(len(table))]
+    return pd.Series(names, index=table.index, dtype=str)
 
 
 def largest_group(placed: pd.DataFrame) -> str:
