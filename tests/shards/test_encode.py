@@ -127,7 +127,7 @@ def test_no_byte_string_makes_anything_but_a_jpeg_or_a_rejection():
         (photo(), "WEBP", {"lossless": True}, "WEBP"),
     ],
 )
-def test_other_forms_become_rgb_jpegs_and_it_is_said(image, kind, options, note):
+def test_other_forms_become_rgb_jpegs_and_the_conversion_is_named(image, kind, options, note):
     data = saved(image, kind, **options)
     jpeg, said = encode(data, UNTOUCHED)
     assert_close(jpeg, Image.open(io.BytesIO(data)))
@@ -211,7 +211,7 @@ def test_png_of_more_pixels_than_the_limit_is_refused():
         (10_000, 10_000, "damaged JPEG"),  # at the limit: decoded, and found to end early
     ],
 )
-def test_jpeg_header_is_judged_before_the_picture_is_decoded(width, height, reason):
+def test_jpeg_header_over_the_limit_is_refused_before_decoding(width, height, reason):
     place = WHOLE.index(b"\xff\xc0") + 5
     size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     with pytest.raises(BadImageError, match=reason):

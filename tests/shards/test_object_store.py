@@ -180,7 +180,7 @@ def test_a_source_can_come_from_a_bucket(
     assert contents(folder) == contents(synthetic_source)
 
 
-def test_a_bucket_that_is_not_there_is_one_clear_message(endpoint: str) -> None:
+def test_a_missing_bucket_is_one_clear_message(endpoint: str) -> None:
     with pytest.raises(DataError, match=r"cannot write a .*s3://no-such-bucket/x"):
         ObjectStore("s3://no-such-bucket/x").publish("a", b"data")
 
