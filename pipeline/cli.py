@@ -28,7 +28,7 @@ from pipeline.errors import DataError
 from pipeline.out_of_memory import out_of_memory
 
 USER_ERROR = 2
-"""Exit code of a mistake that the user can mend."""
+"""Exit code of a mistake that the user can correct."""
 
 os.environ["MPLBACKEND"] = "Agg"  # matplotlib fails at import on a notebook's, if not installed
 
@@ -127,17 +127,18 @@ def _typed(argv: Sequence[str] | None) -> str:
 def guard(main: Callable[[], None]) -> None:
     """Run ``main``; a ``DataError`` becomes one message and exit code 2, Ctrl-C exit code 130.
 
-    So does an error which says that memory ran out, with what to do about it.
+    An error that means that memory ran out becomes a message with advice and exit code 2 too. A
+    closed pipe on standard output is exit code 1.
     """
     try:
         main()
-        sys.stdout.flush()  # a broken pipe shows up here, not when the interpreter ends
+        sys.stdout.flush()  # so that a closed pipe is noticed here, not at exit
     except DataError as error:
         fail(error)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader of the output is gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except (MemoryError, OSError, RuntimeError) as error:
@@ -148,6 +149,6 @@ def guard(main: Callable[[], None]) -> None:
 
 
 def fail(error: Exception) -> NoReturn:
-    """Print ``error`` for a person and leave with exit code 2."""
+    """Print ``error`` and exit with code 2."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     raise SystemExit(USER_ERROR)

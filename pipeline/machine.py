@@ -1,8 +1,8 @@
-"""What this machine and this code are: cores, processor, memory, GPU, versions, git revision.
+"""Facts about this machine and this code: cores, processor, memory, GPU, versions, git revision.
 
     python -m pipeline info      # one screen, for a bug report
 
-Kept in RUN/config.json too. Nothing is imported to be asked for its version, torch least of all.
+RUN/config.json holds them too. Versions come from package metadata, so nothing is imported.
 """
 
 import os
@@ -17,7 +17,7 @@ PACKAGES = (
     *("torch", "torchvision", "accelerate", "numpy", "pandas", "wandb", "webdataset"),
     *("simplejpeg", "opencv-python-headless", "nvidia-dali-cuda130"),
 )
-"""Those that decide pixels, weights and figures."""
+"""Packages on which pixels, weights and figures depend."""
 
 
 def cores() -> int:
@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
 
 
 def installed(package: str) -> str:
-    """Return the version of a package, "" where it is not there (as DALI outside Linux)."""
+    """Return the version of a package, "" where it is not installed (as DALI outside Linux)."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -55,7 +55,7 @@ def installed(package: str) -> str:
 
 def hardware() -> dict[str, Any]:
     """Return processor, cores, memory in GiB, system, and the GPU where torch sees one."""
-    import torch  # two seconds, and only the caller knows whether they are wanted
+    import torch  # takes two seconds, so only where hardware is asked for
 
     on_gpu = torch.cuda.is_available()
     return {
