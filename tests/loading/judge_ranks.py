@@ -14,7 +14,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.evaluation.metrics.binary import binary_metrics
+from pipeline.evaluation.metrics.binary import binary_metrics, ones
 from pipeline.learning.inference import predict_logits
 from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import open_shards
@@ -44,7 +44,7 @@ def main() -> None:
         logits = predictions.logits.astype(np.float64)
         prob = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
         label = split.samples["label"].to_numpy()
-        metrics = binary_metrics(label, prob, (prob > 0.5).astype(int))
+        metrics = binary_metrics(label, prob, (prob > 0.5).astype(int), ones(len(label)))
         found["figures"][batch_size] = {
             "ids": predictions.image_ids,
             "logits": predictions.logits.tolist(),
