@@ -105,13 +105,21 @@ def test_every_room_has_its_walls_and_the_package_itself_knows_no_room() -> None
         assert not any(within(name, tuple(f"pipeline.{room}" for room in rooms)) for name in names)
 
 
-def test_no_import_circle() -> None:
-    modules = {name_of(path): imported_names(path) for path in MODULES}
-    graph = {name: (names & set(modules)) - {name} for name, names in modules.items()}
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one import circle; empty where there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail(" -> ".join(error.args[1]))
+        return error.args[1]
+    return []
+
+
+def test_no_import_circle() -> None:
+    modules = {name_of(path): imported_names(path) for path in MODULES}
+    assert circle_in({"a": {"b"}, "b": {"a"}})
+    assert (
+        circle_in({name: (names & set(modules)) - {name} for name, names in modules.items()}) == []
+    )
 
 
 def test_sizes_of_modules_folders_rooms_and_the_whole() -> None:
