@@ -15,14 +15,12 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pipeline.errors import DataError
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""File name endings (lower case) that count as an image."""
+from pipeline.ham10000.names import EXTENSIONS, locate
 
 MAX_IMAGE_BYTES = 64 * 2**20
 """Most bytes of one image file or unpacked zip member: 64 MiB."""
@@ -58,15 +56,20 @@ def require_folder(source: Path) -> Path:
 class ImageStore:
     """The images of a source, by id. Cheap to pickle; each process opens its own zips."""
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, names: Mapping[str, str] | None = None) -> None:
         """List the images in ``source``.
+
+        Args:
+            source: folder.
+            names: file name or path by image id, as a table gives it; without it each file's id is
+                its name without the extension.
 
         Raises:
             DataError: no such folder, a zip that cannot be read, or one id for two images.
         """
         self.source = require_folder(source)
         self.containers = find_containers(self.source)
-        self.locations = _index(self.containers)
+        self.locations = _index(self.containers, names)
 
     def only(self, image_ids: Iterable[str]) -> "ImageStore":
         """Return a store of these images alone, which pickles small however large the source."""
@@ -149,23 +152,37 @@ def require_images(image_ids: Iterable[str], store: ImageStore) -> None:
         )
 
 
-def _index(containers: tuple[Path, ...]) -> dict[str, Location]:
+def _index(
+    containers: tuple[Path, ...], names: Mapping[str, str] | None = None
+) -> dict[str, Location]:
     """Return image id -> location, sorted by id."""
+    listed = list(_list(containers))
+    if names is None:
+        claims = ((PurePosixPath(location.member).stem, location) for location in listed)
+    else:
+        places = locate(names, [location.member for location in listed])
+        claims = ((key, listed[index]) for key, indexes in places.items() for index in indexes)
     found: dict[str, Location] = {}
+    for key, location in claims:
+        first = found.setdefault(key, location)
+        if first.size != location.size:
+            raise DataError(
+                f"two different images are called {(names or {}).get(key, key)}: "
+                f"{containers[first.container]}/{first.member} ({first.size:,} bytes) and "
+                f"{containers[location.container]}/{location.member} ({location.size:,} bytes); "
+                f"remove one of them"
+            )
+    return dict(sorted(found.items()))
+
+
+def _list(containers: tuple[Path, ...]) -> Iterator[Location]:
+    """Yield every image file of the source."""
     for number, container in enumerate(containers):
         members = _files(container) if container.is_dir() else _members(container)
         for member, size, stamp in members:
             name = PurePosixPath(member)
-            if name.suffix.lower() not in EXTENSIONS or name.name.startswith("."):
-                continue
-            first = found.setdefault(name.stem, Location(number, member, size, stamp))
-            if first.size != size:
-                raise DataError(
-                    f"two different images are called {name.stem}: "
-                    f"{containers[first.container]}/{first.member} ({first.size:,} bytes) and "
-                    f"{container}/{member} ({size:,} bytes); remove one of them"
-                )
-    return dict(sorted(found.items()))
+            if name.suffix.lower() in EXTENSIONS and not name.name.startswith("."):
+                yield Location(number, member, size, stamp)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int, int]]:

@@ -11,7 +11,6 @@ shards/README.md specifies both for other tools.
 """
 
 import io
-import re
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,9 +26,6 @@ MEMBERS: tuple[str, ...] = ("jpg", "cls", "json")
 """The extensions of a sample's members, in their order in the tar."""
 
 INDEX_VERSION = "v1.2"
-IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-"""What an image id may be: no dot (it ends the key), no space (it ends a word of the index), no
-slash, short enough for a ustar header."""
 
 
 class TarSample(NamedTuple):

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from pipeline.errors import DataError
 from pipeline.files import sha256, sha256_of
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
+from pipeline.ham10000.names import IMAGE_ID
 from pipeline.ham10000.source import Source
 from pipeline.shards.flags import BuildFlags, SplitPolicy
-from pipeline.shards.format import IMAGE_ID
 from pipeline.shards.manifest import MANIFEST_NAME, SPLITS, Manifest
 from pipeline.shards.packing.pack import RECEIPTS, Engine, PackWork, Receipt, completed
 from pipeline.shards.packing.shard_plan import ShardPlan
