@@ -13,8 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""File name endings (lower case) that count as an image."""
+from pipeline.ham10000.decoding.formats import EXTENSIONS
 
 IMAGE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 """What an image id may be: no dot (it ends the key), no space (it ends a word of the index), no

@@ -13,8 +13,8 @@ from typing import Literal
 import pandas as pd
 
 from pipeline.errors import DataError
+from pipeline.ham10000.decoding.formats import EXTENSIONS
 from pipeline.ham10000.metadata import check_metadata, read_table, require_columns
-from pipeline.ham10000.names import EXTENSIONS
 from pipeline.ham10000.taxonomy import DX
 
 Labels = Literal["dx", "binary"]

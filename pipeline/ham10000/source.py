@@ -4,14 +4,23 @@ source = open_source(Path("data/ham10000"))
 source.table, source.store, source.kind
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from pipeline.errors import DataError
-from pipeline.ham10000.images import ImageStore, require_folder, require_images
+from pipeline.ham10000.images import (
+    ImageStore,
+    OnBadImage,
+    absent_part,
+    hints,
+    missing_images,
+    require_folder,
+    require_images,
+)
 from pipeline.ham10000.isic2018 import GROUND_TRUTH, WITHOUT_IMAGE, read_ground_truth
 from pipeline.ham10000.metadata import find_table, read_metadata
 from pipeline.ham10000.own_images import Labels, find_own_table, read_own_table
@@ -35,13 +44,16 @@ class Source:
     """Columns of which an equal value means that two images belong together."""
     notes: tuple[str, ...] = ()
     """Facts about this source that the user should read."""
+    missing: tuple[str, ...] = ()
+    """Ids that have no image and were left out of ``table`` for ``--on-bad-image skip``."""
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, *, on_bad_image: OnBadImage = "error") -> Source:
     """Read and check the tables of ``path`` and find the images.
 
     Tried in this order: HAM10000's metadata (with the official test set where that is there too),
-    the official test set alone, a table of own images.
+    the official test set alone, a table of own images. With ``on_bad_image="skip"`` rows without an
+    image are left out.
 
     Raises:
         DataError: the folder cannot be used; the message says why.
@@ -57,8 +69,33 @@ def open_source(path: Path) -> Source:
         source = _with_official_test(read_metadata(path) if ham else None, truth, store)
     else:
         source = Source("ham10000", read_metadata(path).assign(official_test=False), store)
-    require_images(source.table["image_id"], store)
-    return source
+    if on_bad_image == "skip":
+        source = _with_images(source)
+    else:
+        require_images(source.table["image_id"], store)
+    return replace(source, notes=(*source.notes, *_notes(source)))
+
+
+def _with_images(source: Source) -> Source:
+    """Return the source without the rows that have no image."""
+    missing = missing_images(source.table["image_id"], source.store)
+    if not missing:
+        return source
+    table = source.table[~source.table["image_id"].isin(missing)].reset_index(drop=True)
+    if table.empty:
+        require_images(missing, source.store)
+    return replace(source, table=pd.DataFrame(table), missing=tuple(missing))
+
+
+def _notes(source: Source) -> Iterator[str]:
+    """Yield what was passed over."""
+    if source.missing:
+        rows = len(source.missing) + len(source.table)
+        part = absent_part(source.store)
+        yield f"{len(source.missing):,} of {rows:,} rows have no image and are left out. {part}"
+    passed_over = hints(source.store)
+    if passed_over:
+        yield passed_over.strip()
 
 
 def _own_images(path: Path, store: ImageStore) -> Source:

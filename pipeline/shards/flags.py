@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from pipeline.errors import DataError
-from pipeline.shards.packing.shard_plan import EncodeSettings, OnBadImage
+from pipeline.ham10000.images import OnBadImage
+from pipeline.shards.packing.shard_plan import EncodeSettings
 
 TEST_FRACTION = 0.15
 """Share of the test split where nothing else is asked for."""
@@ -71,7 +72,7 @@ class BuildFlags:
     samples_per_shard: int = 250
     """Most samples of one shard."""
     on_bad_image: OnBadImage = "error"
-    """skip leaves damaged images out and lists them in OUT/rejected.csv."""
+    """skip leaves out damaged images and rows without one, and lists them in OUT/rejected.csv."""
     duplicates: Path | None = None
     """Table of further pairs of images of one lesion (image_id_a, image_id_b, score)."""
     workers: int = 0

@@ -18,13 +18,20 @@ from pipeline.shards.storage.store import Store
 
 
 def write_tables(
-    store: Store, placed: pd.DataFrame, receipts: Sequence[Receipt], *, folds: bool
+    store: Store,
+    placed: pd.DataFrame,
+    receipts: Sequence[Receipt],
+    *,
+    missing: Sequence[str],
+    folds: bool,
 ) -> dict[str, str]:
-    """Publish the tables and return their sha256 by name."""
+    """Publish the tables and return their sha256 by name; ``missing`` are ids without an image."""
     left_out = placed[placed["split"] == LEFT_OUT]
     reasons = "shows a lesion of the test set (group " + left_out["group"] + ")"
+    rejected = [(name, "there is no image of this id in the source") for name in missing]
+    rejected += [pair for receipt in receipts for pair in receipt.rejected]
     notes = (
-        ("rejected.csv", "reason", [pair for r in receipts for pair in r.rejected]),
+        ("rejected.csv", "reason", rejected),
         ("converted.csv", "conversion", [pair for r in receipts for pair in r.converted]),
         ("left_out.csv", "reason", list(zip(left_out["image_id"], reasons, strict=True))),
     )

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.files import sha256_of
+from pipeline.folders import is_clutter
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 from pipeline.shards.dataset import cheap_problems
@@ -96,7 +97,7 @@ def _unlisted(root: Path, manifest: Manifest) -> Iterator[str]:
     known = {path for entry in manifest.shards for path in (entry.path, entry.index_path)}
     for split in SPLITS:
         for path in sorted((root / split).glob("*")):
-            if path.relative_to(root).as_posix() not in known:
+            if path.relative_to(root).as_posix() not in known and not is_clutter(path.name):
                 yield f"{path} is not in the manifest"
 
 

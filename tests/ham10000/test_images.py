@@ -57,9 +57,18 @@ def test_same_image_in_folder_and_zip_is_one_and_two_different_ones_are_refused(
     folder(tmp_path, "HAM10000_images_part_1", {"ISIC_1.jpg": b"one"})
     archive(tmp_path / "HAM10000_images_part_1.zip", {"ISIC_1.jpg": b"one"})
     assert ImageStore(tmp_path).read("ISIC_1") == b"one"
-    archive(tmp_path / "HAM10000_images_part_2.zip", {"ISIC_1.jpg": b"another"})
-    with pytest.raises(DataError, match="two different images are called ISIC_1"):
-        ImageStore(tmp_path)
+    for part, other in ((2, b"two"), (3, b"another")):  # of the same size, of another
+        archive(tmp_path / f"HAM10000_images_part_{part}.zip", {"ISIC_1.jpg": other})
+        with pytest.raises(DataError, match="two different images are called ISIC_1"):
+            ImageStore(tmp_path).read("ISIC_1")
+    with pytest.raises(DataError, match="two different images"):
+        require_images(["ISIC_2", "ISIC_1"], unlike(tmp_path))
+
+
+def unlike(root: Path) -> ImageStore:
+    """A store with one image, and one that two folders give in two sizes."""
+    folder(root, "own", {"a/ISIC_1.jpg": b"one", "b/ISIC_1.png": b"large", "ISIC_2.jpg": b"x"})
+    return ImageStore(root / "own")
 
 
 def test_hostile_zip_names_write_nothing(tmp_path):

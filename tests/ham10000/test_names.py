@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from pipeline.ham10000.images import ImageStore
+from pipeline.ham10000.images import ImageStore, require_images
 from pipeline.ham10000.names import key, locate
 
 
@@ -59,7 +59,7 @@ def test_a_name_that_two_different_files_claim_is_refused(tmp_path):
     for folder, data in (("a", b"one"), ("b", b"other")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x 1.jpg").write_bytes(data)
-    with pytest.raises(DataError, match="two different images are called x 1"):
-        ImageStore(tmp_path, {"x-1": "x 1"})
+    with pytest.raises(DataError, match="two different images are called x-1"):
+        require_images(["x-1"], ImageStore(tmp_path, {"x-1": "x 1"}))
     store = ImageStore(tmp_path, {"x-1": "b/x 1.jpg"})
     assert store.read("x-1") == b"other"

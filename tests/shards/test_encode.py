@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pipeline.ham10000.decoding.jpeg import BadImageError
 from pipeline.shards.packing.encode import encode
-from pipeline.shards.packing.jpeg import BadImageError
 from pipeline.shards.packing.shard_plan import EncodeSettings
 
 UNTOUCHED = EncodeSettings()

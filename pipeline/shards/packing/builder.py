@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.files import sha256, sha256_of
+from pipeline.folders import is_clutter
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.names import IMAGE_ID
 from pipeline.ham10000.source import Source
@@ -140,7 +141,7 @@ def _digest_of_images(source: Source, fact: str) -> str:
     """Return a digest over the size or the stamp (CRC-32 or mtime) of each image file."""
     locations = source.store.locations
     names = source.table["image_id"]
-    return sha256(*(f"{name} {getattr(locations[name], fact)}\n".encode() for name in names))
+    return sha256(*(f"{name} {getattr(locations[name][0], fact)}\n".encode() for name in names))
 
 
 def _finished(store: Store, asked: dict[str, Any]) -> Manifest | None:
@@ -164,7 +165,8 @@ def _claim(store: Store, asked: dict[str, Any]) -> None:
     """Prepare ``store``: keep what the same build completed, remove another unfinished one."""
     key = json.dumps(asked, sort_keys=True).encode()
     earlier = store.read(KEY_NAME)
-    if earlier is None and (others := list(store.sizes())):
+    others = [name for name in store.sizes() if not any(map(is_clutter, name.split("/")))]
+    if earlier is None and others:
         raise DataError(
             f"{store} holds files that are no shards ({others[0]}, {len(others)} in all): choose "
             f"an empty or a new folder for --out"
@@ -201,12 +203,13 @@ def _publish(
 ) -> Manifest:
     """Write the tables and the manifest."""
     folds = bool(plan.flags.splits.folds)
-    written = write_tables(store, plan.placed, receipts, folds=folds)
+    missing = plan.source.missing
+    written = write_tables(store, plan.placed, receipts, missing=missing, folds=folds)
     entries = tuple(receipt.entry for receipt in receipts if receipt.entry.samples)
     if not entries:
         raise DataError("no image is left to pack: every one was rejected (see rejected.csv)")
     counts = {name: sum(e.samples for e in entries if e.split == name) for name in SPLITS}
-    counts["rejected"] = sum(len(receipt.rejected) for receipt in receipts)
+    counts["rejected"] = len(missing) + sum(len(receipt.rejected) for receipt in receipts)
     counts["converted"] = sum(len(receipt.converted) for receipt in receipts)
     read = sorted(pair for receipt in receipts for pair in receipt.sources)
     images = {

@@ -21,7 +21,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipeline.shards.packing.jpeg import SOI, BadImageError, JpegHeader, read_header
+from pipeline.ham10000.decoding.jpeg import SOI, BadImageError, JpegHeader, read_header
 from pipeline.shards.packing.shard_plan import SUBSAMPLING, EncodeSettings
 
 MAX_PIXELS = 100_000_000

@@ -15,13 +15,13 @@ from typing import Any
 
 from pipeline.errors import DataError
 from pipeline.files import sha256
-from pipeline.ham10000.images import ImageStore
+from pipeline.ham10000.decoding.jpeg import BadImageError
+from pipeline.ham10000.images import ImageStore, OnBadImage
 from pipeline.ham10000.taxonomy import DX
 from pipeline.shards.format import TarSample, write_tar
 from pipeline.shards.manifest import ShardEntry
 from pipeline.shards.packing.encode import encode
-from pipeline.shards.packing.jpeg import BadImageError
-from pipeline.shards.packing.shard_plan import EncodeSettings, OnBadImage, ShardPlan
+from pipeline.shards.packing.shard_plan import EncodeSettings, ShardPlan
 from pipeline.shards.storage.store import Store
 
 RECEIPTS = ".build/receipts"

@@ -4,12 +4,9 @@ Nothing here imports pandas, whose import would add half a second to the start o
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import DataError
-
-OnBadImage = Literal["error", "skip"]
-"""Whether an image that cannot be packed ends the build or is left out and listed."""
 
 SUBSAMPLING = "420"
 """Chroma subsampling of the JPEGs written."""

@@ -21,6 +21,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from pipeline.errors import DataError
 from pipeline.files import sha256, sha256_of
+from pipeline.folders import is_clutter
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
 from pipeline.shards.storage.store import LocalStore, Store, cache_folder
 
@@ -194,7 +195,8 @@ def mirrored(source: str | Path, cache_dir: Path | None = None, *, progress: boo
     if not is_remote(source):
         return Path(source)
     store = ObjectStore(str(source))
-    files = {name: (size, None) for name, size in store.sizes().items()}
+    sizes = store.sizes().items()
+    files = {n: (size, None) for n, size in sizes if not any(map(is_clutter, n.split("/")))}
     if not files:
         raise DataError(f"there is nothing at {store}")
     name = f"{PurePosixPath(store.url).name}-{sha256(store.url.encode())[:12]}"

@@ -68,6 +68,8 @@ class LocalStore:
             return (self.root / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise DataError(f"cannot read {self.root / name}: {error.strerror or error}") from error
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each file."""
