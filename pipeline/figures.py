@@ -4,7 +4,7 @@
     save(figure, Path("roc.png"))
     rows = surest_mistakes(label, probability, threshold, count=24)
     sheet = contact_sheet([Tile((pictures[row],), lines=(ids[row],)) for row in rows], "Mistakes")
-    save_image(sheet, Path("mistakes.png"))
+    save(sheet, Path("mistakes.png"))
 
 The four colours can be told apart by colour-blind readers, and no meaning rests on colour alone.
 """
@@ -58,24 +58,14 @@ def png(drawing: Figure | Image.Image) -> bytes:
     return out.getvalue()
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a plot as PNG, whole.
+def save(drawing: Figure | Image.Image, path: Path) -> None:
+    """Write a plot or a picture as PNG, whole.
 
     Raises:
         DataError: it cannot be written.
     """
     with writing(path):
-        write_file(path, png(figure))
-
-
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write a picture as PNG, whole.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    with writing(path):
-        write_file(path, png(image))
+        write_file(path, png(drawing))
 
 
 def smaller_png(data: bytes) -> bytes:

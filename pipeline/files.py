@@ -13,10 +13,12 @@ file at once; the last rename wins.
 A test that stops a process at a certain moment appends to ``watchers`` (see ``reach``).
 """
 
+import errno
 import glob
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,7 +37,8 @@ def reach(moment: str, what: object) -> None:
 
     Moments here, ``what`` being the final path: "sync" (content is written, not yet flushed),
     "rename" (to the final name, next), "replace" (the old folder is aside, the new one has no name
-    yet). Training adds "batch", "step" and "validation", ``what`` being a number.
+    yet), "link" (a symbolic link is made next). Training adds "batch", "step" and
+    "validation", ``what`` being a number.
     """
     for watcher in watchers:
         watcher(moment, str(what))
@@ -57,6 +60,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network and FUSE mounts cannot flush a folder
+            raise
     finally:
         os.close(descriptor)
 
@@ -68,6 +74,28 @@ def writing(path: Path, advice: str = "check free space and permissions") -> Ite
         yield
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+
+
+def require_writable(folder: Path, flag: str) -> None:
+    """Raise a DataError, before the work, where no file could be written into ``folder``.
+
+    A folder that is not there yet is judged by the nearest one above it. Nothing is left behind.
+
+    Args:
+        folder: a path; for a file to write, its parent.
+        flag: of the command, as "--out".
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".", suffix=PARTIAL):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{flag} {folder}: {place} cannot be written to ({error.strerror or error}); give "
+            f"another {flag}, or get permission to write there"
+        ) from error
 
 
 @contextmanager
@@ -142,13 +170,26 @@ def publish_folder(final: Path, files: Mapping[str, bytes]) -> None:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make ``link`` a relative symbolic link to its neighbour ``target``, in one rename."""
-    hidden = beside(link)
+    """Make ``link`` a relative symbolic link to its neighbour ``target``, in one rename.
+
+    Where links cannot be made (exFAT, vfat, some network mounts) it becomes a copy of that folder.
+    A folder that is there already, as in a copy made without links, is replaced.
+    """
+    hidden, old = beside(link), beside(link, OLD)
     hidden.unlink(missing_ok=True)
-    hidden.symlink_to(target.name)
+    try:
+        reach("link", link)
+        hidden.symlink_to(target.name)
+    except OSError:
+        publish_folder(link, {path.name: path.read_bytes() for path in target.iterdir()})
+        return
+    if link.is_dir() and not link.is_symlink():
+        forget(old)
+        link.rename(old)
     reach("rename", link)
     hidden.replace(link)
     sync(link.parent)
+    forget(old)
 
 
 def tidy(folder: Path) -> None:

@@ -33,7 +33,7 @@ def test_equal_plots_give_equal_bytes_and_a_smaller_copy_looks_alike(tmp_path):
 def test_a_picture_that_cannot_be_written_is_a_data_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write .*a\.png"):
-        figures.save_image(Image.new("RGB", (2, 2)), tmp_path / "file" / "a.png")
+        figures.save(Image.new("RGB", (2, 2)), tmp_path / "file" / "a.png")
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

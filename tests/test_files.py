@@ -18,10 +18,12 @@ from pipeline.files import (
     is_unfinished,
     point,
     publish_folder,
+    require_writable,
     sha256,
     sha256_of,
     staged,
     staged_folder,
+    sync,
     tidy,
     write_file,
     writing,
@@ -135,6 +137,41 @@ def test_a_kill_while_a_link_is_moved_leaves_the_old_target(tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"best", "one", "two"}
     point(tmp_path / "best", tmp_path / "two")
     assert (tmp_path / "best").readlink() == Path("two")
+
+
+@pytest.mark.parametrize("failing_at", ["link"], indirect=True)
+def test_where_links_cannot_be_made_a_copy_takes_the_place(tmp_path: Path, failing_at: str) -> None:
+    for name, expected in (("one", OLD), ("two", NEW)):
+        publish_folder(tmp_path / name, expected)
+        point(tmp_path / "best", tmp_path / name)
+        assert not (tmp_path / "best").is_symlink()
+        assert content(tmp_path / "best") == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"best", "one", "two"}
+
+
+def test_a_link_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    publish_folder(tmp_path / "best", OLD)  # RUN was copied without its links
+    publish_folder(tmp_path / "two", NEW)
+    code = "point(Path('best'), Path('two'))"
+    assert child(code, tmp_path, die_at="rename") == -signal.SIGKILL
+    tidy(tmp_path)
+    assert content(tmp_path / "best") == OLD
+    point(tmp_path / "best", tmp_path / "two")
+    assert (tmp_path / "best").readlink() == Path("two")
+    assert {path.name for path in tmp_path.iterdir()} == {"best", "two"}
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_the_work(tmp_path: Path) -> None:
+    require_writable(tmp_path / "not" / "yet", "--out")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nobody/may")):
+        with pytest.raises(DataError, match=f"--out {place}: .* cannot be written to"):
+            require_writable(place, "--out")
+
+
+def test_a_file_system_that_cannot_flush_folders_is_no_error() -> None:
+    sync(Path("/proc/self"))
 
 
 def test_a_full_disk_leaves_the_old_content_and_nothing_beside(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pipeline.duplicates.features import Features, extract, neighbours, vlad
 from pipeline.duplicates.flags import DuplicatesFlags
 from pipeline.duplicates.match import Agreement, compare
-from pipeline.figures import Tile, contact_sheet, save_image
+from pipeline.figures import Tile, contact_sheet, save
 from pipeline.files import write_file, writing
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
@@ -59,7 +59,7 @@ def run(flags: DuplicatesFlags) -> None:
     sheet = flags.out.with_suffix(".png")
     tiles = [_tile(row, source.store) for row in new.to_dict("records")]
     title = "New pairs, best first" if tiles else "No new pairs"
-    save_image(contact_sheet(tiles, title, columns=5, size=(200, 150)), sheet)
+    save(contact_sheet(tiles, title, columns=5, size=(200, 150)), sheet)
     ids = set(source.table["image_id"])
     published = sum(set(pair) <= ids for pair in SAME_LESION_PAIRS)
     found = list(pairs["published"]).count(1)

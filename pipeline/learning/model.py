@@ -8,7 +8,7 @@ dropout, so weights can move between runs.
 """
 
 import difflib
-import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
 from pipeline.learning.flags import Task
+from pipeline.learning.foreign_weights import fit, load_from
 from pipeline.learning.probability import malignant_classes
 
 AUXILIARY = ("AuxLogits", "aux1", "aux2")
@@ -41,25 +41,30 @@ class Head(nn.Linear):
 
 
 def build_model(
-    arch: str, outputs: int, *, weights: str = "none", dropout: float = 0.0
+    arch: str,
+    outputs: int,
+    *,
+    weights: str = "none",
+    dropout: float = 0.0,
+    report: Callable[[str], object] = lambda line: None,
 ) -> nn.Module:
     """Return the network, on the CPU, in training mode.
 
     Args:
         arch: a torchvision classification model by name, as "resnet34".
         outputs: number of logits.
-        weights: "imagenet" (torchvision's own), "none", or a path to a state dict
-            (.safetensors, or what ``torch.save`` wrote).
+        weights: "imagenet" (torchvision's own), "none", or a path (see ``foreign_weights``).
         dropout: share of the features dropped before the last layer, besides what the
             architecture drops itself.
+        report: is called with a line that says what was taken from a path.
     """
     model = bare_model(arch)
-    if weights == "imagenet":
-        state = imagenet_state(arch)
-        model.load_state_dict({k: v for k, v in state.items() if not k.startswith(AUXILIARY)})
     replace_head(model, outputs, dropout)
-    if weights not in ("imagenet", "none"):
-        load_weights(model, read_state(Path(weights)), source=weights, arch=arch, new_head=True)
+    head = head_name(model)
+    if weights == "imagenet":
+        fit(model, imagenet_state(arch), source="ImageNet weights", head=head, arch=arch)
+    elif weights != "none":
+        report(load_from(Path(weights), model, head=head, arch=arch))
     return model
 
 
@@ -116,49 +121,6 @@ def replace_head(model: nn.Module, outputs: int, dropout: float) -> None:
         assert isinstance(old, nn.Conv2d)
         new = nn.Conv2d(old.in_channels, outputs, kernel_size=1)
     model.set_submodule(head_name(model), new)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file, a torch file, or a stored model's folder."""
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise DataError(
-            f"--weights {path}: no such file; give a .safetensors or torch file, "
-            "a stored model's folder (RUN/best), imagenet or none"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DataError(f"--weights {path}: cannot be read as a state dict ({error})") from error
-    for key in ("state_dict", "model"):
-        state = state.get(key, state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise DataError(f"--weights {path}: expected a state dict (names to tensors)")
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def load_weights(
-    model: nn.Module, state: dict[str, Tensor], *, source: object, arch: str, new_head: bool = False
-) -> None:
-    """Load ``state`` whole; with ``new_head``, a last layer of another width is left out.
-
-    Raises:
-        DataError: it has missing or unexpected names, or other shapes.
-    """
-    own = model.state_dict()
-    head = [name for name in own if new_head and name.startswith(f"{head_name(model)}.")]
-    if any(name in state and state[name].shape != own[name].shape for name in head):
-        state = state | {name: own[name] for name in head}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:  # a line for what is missing, what is unexpected, each shape
-        found = "; ".join(textwrap.shorten(line, 200) for line in str(error).splitlines()[1:6])
-        raise DataError(
-            f"{source}: these weights do not fit {arch}: {found}. "
-            "Give the architecture that they were trained with, or other weights"
-        ) from error
 
 
 def malignant_log_odds(logits: Tensor, task: Task) -> Tensor:

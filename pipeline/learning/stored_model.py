@@ -4,7 +4,8 @@
     FOLDER/model.json            the card: architecture, task, preprocessing, threshold, ...
     FOLDER/training_samples.csv  image_id, lesion_id, group, split of all train and val samples
 
-``load_stored`` takes RUN, RUN/best or RUN/checkpoints/step-XXXXXXXX.
+``load_stored`` takes RUN, RUN/best or RUN/checkpoints/step-XXXXXXXX, and a RUN copied without its
+link.
 """
 
 import json
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 from pipeline.errors import DataError
 from pipeline.files import sha256, sha256_of
 from pipeline.learning.flags import RefitHead, Task, Tta
-from pipeline.learning.model import build_model, load_weights
+from pipeline.learning.foreign_weights import WEIGHTS, folders_of, load_whole
+from pipeline.learning.model import build_model
 from pipeline.loading.presets import MEAN, STD
 
 FORMAT_VERSION = 1
 """Version of model.json; a reader refuses others."""
 
-WEIGHTS, CARD, SAMPLES = "model.safetensors", "model.json", "training_samples.csv"
+CARD, SAMPLES = "model.json", "training_samples.csv"
 
 
 @dataclass(frozen=True)
@@ -129,20 +131,25 @@ def load_stored(path: Path) -> tuple[nn.Module, ModelCard, pd.DataFrame]:
             f"{card.weights_sha256[:12]}...; use another checkpoint"
         )
     model = build_model(card.arch, len(card.classes), dropout=card.dropout)
-    load_weights(model, load_file(weights), source=weights, arch=card.arch)
+    load_whole(model, load_file(weights), source=weights, arch=card.arch)
     samples = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
     return model.eval(), card, samples
 
 
 def stored_folder(path: Path) -> Path:
-    """Return the folder of a stored model: ``path`` itself, or its ``best``."""
-    folder = path if (path / CARD).is_file() else path / "best"
-    missing = [name for name in (CARD, WEIGHTS, SAMPLES) if not (folder / name).is_file()]
-    if CARD in missing:
-        raise DataError(
-            f"{path}: no stored model there (expected {CARD}); "
-            "give RUN/best or RUN/checkpoints/step-XXXXXXXX"
+    """Return the folder of the stored model that ``path`` (RUN, RUN/best, a checkpoint) names."""
+    path = path.parent if path.name in (CARD, WEIGHTS) else path
+    folder = next((each for each in folders_of(path) if (each / CARD).is_file()), None)
+    if folder is None:
+        link = path if path.is_symlink() else path / "best"
+        hint = (
+            f"{link} is a link to {link.readlink()}, which is not there: copy the model with it "
+            "(cp -rL, rsync -L), or give the folder itself"
+            if link.is_symlink()
+            else "give RUN/best, RUN/best-step-XXXXXXXX or RUN/checkpoints/step-XXXXXXXX"
         )
+        raise DataError(f"{path}: no stored model there (expected {CARD}); {hint}")
+    missing = [name for name in (WEIGHTS, SAMPLES) if not (folder / name).is_file()]
     if missing:
         raise DataError(
             f"{folder}: incomplete: {' and '.join(missing)} missing; use another checkpoint"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.figures import Tile, contact_sheet, save_image
+from pipeline.figures import Tile, contact_sheet, save
 from pipeline.ham10000.taxonomy import DX
 from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.flags import PreviewFlags
@@ -62,7 +62,7 @@ def run(flags: PreviewFlags) -> None:
         size=(side, side),
         headings=["evaluation", *(f"epoch {epoch}" for epoch in range(flags.versions))],
     )
-    save_image(sheet, flags.out)
+    save(sheet, flags.out)
     print(f"{len(chosen)} originals, {flags.versions} versions of each: {flags.out}")
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import DataError, warn
 from pipeline.files import point, publish_folder, sha256, sha256_of
-from pipeline.learning.stored_model import WEIGHTS
+from pipeline.learning.foreign_weights import WEIGHTS
 
 FORMAT_VERSION = 1
 """Version of checkpoint.json."""

@@ -177,7 +177,10 @@ def make_state(flags: TrainFlags, accelerator: Accelerator, *, fresh: bool) -> T
     weights = flags.model.weights if fresh else "none"
     outputs, dropout = len(CLASSES[flags.model.task]), flags.regularisation.dropout
     with accelerator.main_process_first():  # the weights may have to be fetched, once
-        model = build_model(flags.model.arch, outputs, weights=weights, dropout=dropout)
+        report = print if accelerator.is_main_process else (lambda line: None)
+        model = build_model(
+            flags.model.arch, outputs, weights=weights, dropout=dropout, report=report
+        )
     check_image_size(model, flags.model, flags.data.image_size)
     model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1:

@@ -160,7 +160,7 @@ def test_a_report_that_cannot_be_drawn_leaves_the_old_one(tmp_path, predictions)
 
 def test_a_folder_that_cannot_be_written_is_a_data_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write a report into .*file.out"):
+    with pytest.raises(DataError, match=r"cannot write .*file.out"):
         write_files(tmp_path / "file" / "out", {"metrics.json": "{}"})
 
 

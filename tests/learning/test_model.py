@@ -81,7 +81,7 @@ def test_weights_that_do_not_fit_are_reported_readably(tmp_path):
     assert "these weights do not fit resnet18" in str(failure.value)
     assert len(str(failure.value)) < 1500
     path.write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="cannot be read as a state dict"):
+    with pytest.raises(DataError, match="cannot be read as weights"):
         build_model("resnet18", 2, weights=str(path))
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import jinja2
 
-from pipeline.errors import DataError
-from pipeline.files import write_file
+from pipeline.files import write_file, writing
 from pipeline.ham10000.taxonomy import DX_NAMES, MALIGNANT
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -85,9 +84,7 @@ def write_files(out: Path, files: Mapping[str, bytes | str]) -> None:
     Raises:
         DataError: one cannot be written.
     """
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_file(out / name, content)
-    except OSError as error:
-        raise DataError(f"cannot write a report into {out}: {error.strerror or error}") from error
