@@ -18,7 +18,7 @@ from urllib3.util import Retry
 from pipeline.errors import DataError, warn
 from pipeline.files import writing
 from pipeline.ham10000.flags import DownloadFlags
-from pipeline.ham10000.metadata import TABLE_ENDINGS
+from pipeline.ham10000.tables import TABLE_ENDINGS
 from pipeline.ham10000.transfer import RETRY, fetch, get, md5_of, open_session
 
 DATASET = "doi:10.7910/DVN/DBW86T"

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+ImageType = Literal["dermoscopic", "clinical", "tbp", "confocal", "all"]
+"""Kinds of photographs in the ISIC Archive; tbp: crops of total body photographs."""
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 source = open_source(Path("data/ham10000"))
 source.table, source.store, source.kind
+
+``layouts`` reads the tables and folders that people have; docs/data.md lists them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
 from pipeline.errors import DataError
+from pipeline.ham10000.flags import ImageType
 from pipeline.ham10000.images import (
     ImageStore,
     OnBadImage,
@@ -21,21 +23,30 @@ from pipeline.ham10000.images import (
     require_folder,
     require_images,
 )
-from pipeline.ham10000.isic2018 import GROUND_TRUTH, WITHOUT_IMAGE, read_ground_truth
-from pipeline.ham10000.metadata import find_table, read_metadata
-from pipeline.ham10000.own_images import Labels, find_own_table, read_own_table
+from pipeline.ham10000.layouts.choice import choose_table
+from pipeline.ham10000.layouts.folders import read_folders
+from pipeline.ham10000.layouts.image_table import Rows, read_images
+from pipeline.ham10000.layouts.labels import Kind as Labels
+from pipeline.ham10000.tables import find_table
 
-Kind = Literal["ham10000", "isic2018", "images"]
-"""HAM10000 (with or without the official test set), that test set alone, or own images."""
+GROUND_TRUTH = "ISIC2018_Task3_Test_GroundTruth"
+"""Name of the official test set's table, without its extension; the deposit has had it one-hot and
+in HAM10000's format."""
+
+WITHOUT_IMAGE = ("ISIC_0035068",)
+"""Rows of that table whose image is not in the deposit."""
 
 
 @dataclass(frozen=True)
 class Source:
     """Images with their metadata, checked against each other."""
 
-    kind: Kind
+    kind: str
+    """``ham10000`` (with or without the official test set), ``isic2018`` (that set alone),
+    ``isic2019``, ``isic2020``, ``isic2024``, ``isic`` (the archive) or ``images`` (own ones)."""
     table: pd.DataFrame
-    """As ``read_metadata`` gives it, plus official_test (bool) and, for own images, patient_id."""
+    """As ``check_metadata`` gives it, plus official_test (bool) and, where known, patient_id; with
+    file_name where an image id is not the file's name."""
     store: ImageStore
     """The images; it may hold more than the table names."""
     labels: Labels = "dx"
@@ -44,31 +55,42 @@ class Source:
     """Columns of which an equal value means that two images belong together."""
     notes: tuple[str, ...] = ()
     """Facts about this source that the user should read."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Image id and reason of the rows that are not to be packed."""
     missing: tuple[str, ...] = ()
     """Ids that have no image and were left out of ``table`` for ``--on-bad-image skip``."""
 
 
-def open_source(path: Path, *, on_bad_image: OnBadImage = "error") -> Source:
+def open_source(
+    path: Path, *, image_types: Sequence[ImageType] = (), on_bad_image: OnBadImage = "error"
+) -> Source:
     """Read and check the tables of ``path`` and find the images.
 
-    Tried in this order: HAM10000's metadata (with the official test set where that is there too),
-    the official test set alone, a table of own images. With ``on_bad_image="skip"`` rows without an
-    image are left out.
+    Tried in this order: HAM10000's metadata, a table that names images and what they show, images
+    in one folder a class; the official test set joins any of them, or stands alone.
+
+    Args:
+        path: folder.
+        image_types: kinds of photographs to take where a table names them; see ``read_images``.
+        on_bad_image: "skip" leaves rows without an image out.
 
     Raises:
         DataError: the folder cannot be used; the message says why.
     """
     path = require_folder(path)
-    ham = find_table(path, "HAM10000_metadata")
     truth = find_table(path, GROUND_TRUTH)
-    own = None if ham or truth else find_own_table(path)
-    store = ImageStore(path)
-    if own:
-        source = _own_images(own, store)
-    elif truth:
-        source = _with_official_test(read_metadata(path) if ham else None, truth, store)
+    choice = choose_table(path, without=truth)
+    if choice.table:
+        how = {"image_types": image_types, "beside": choice.beside, "required": choice.required}
+        rows = read_images(choice.table, **how)
     else:
-        source = Source("ham10000", read_metadata(path).assign(official_test=False), store)
+        rows = None if truth else read_folders(ImageStore(path))
+    if not (rows or truth):
+        raise DataError(choice.why_none(path))
+    store = ImageStore(path, rows.names if rows else None)
+    source = _source(choice.kind, rows, store) if rows else None
+    source = _with_official_test(source, truth, store) if truth else source
+    assert source
     if on_bad_image == "skip":
         source = _with_images(source)
     else:
@@ -98,35 +120,38 @@ def _notes(source: Source) -> Iterator[str]:
         yield passed_over.strip()
 
 
-def _own_images(path: Path, store: ImageStore) -> Source:
-    table, labels = read_own_table(path)
+def _source(kind: str, rows: Rows, store: ImageStore) -> Source:
+    table = rows.table.assign(official_test=False)
     note = (
-        f"{path.name} names no diagnoses: benign is packed as nv, malignant as mel; train and "
-        f"judge with --task binary only"
+        "the source names no diagnoses: benign is packed as nv, malignant as mel; train and judge "
+        "with --task binary only"
     )
     return Source(
-        "images",
-        table.assign(official_test=False),
+        kind,
+        table,
         store,
-        labels=labels,
+        labels=rows.labels,
         together=tuple(name for name in ("lesion_id", "patient_id") if name in table.columns),
-        notes=(note,) if labels == "binary" else (),
+        notes=(*rows.notes, *((note,) if rows.labels == "binary" else ())),
+        left_out=rows.left_out,
     )
 
 
-def _with_official_test(ham: pd.DataFrame | None, path: Path, store: ImageStore) -> Source:
-    """Return the official test set, after HAM10000's rows where ``ham`` has them."""
-    table = read_ground_truth(path).assign(official_test=True)
+def _with_official_test(source: Source | None, path: Path, store: ImageStore) -> Source:
+    """Return the official test set, after the rows of ``source`` where that is there."""
+    table = read_images(path).table.assign(official_test=True)
     absent = [name for name in WITHOUT_IMAGE if name in set(table["image_id"]) - store.ids()]
     table = pd.DataFrame(table[~table["image_id"].isin(absent)])
     notes = tuple(f"{name} of {path.name} is left out: it has no image" for name in absent)
-    if ham is None:
+    if source is None:
         return Source("isic2018", table, store, notes=notes)
-    both = sorted(set(ham["image_id"]) & set(table["image_id"]))
+    both = sorted(set(source.table["image_id"]) & set(table["image_id"]))
     if both:
         raise DataError(
             f"{len(both)} images are both in HAM10000's metadata and in the official test set, the "
             f"first is {both[0]}: one of the two tables is not the published one"
         )
-    joined = pd.concat([ham.assign(official_test=False), table], ignore_index=True)
-    return Source("ham10000", joined, store, notes=notes)
+    joined = pd.concat([source.table, table], ignore_index=True)
+    for name in joined.columns.intersection(["patient_id", "file_name"]):
+        joined[name] = joined[name].fillna("")
+    return replace(source, table=joined, notes=(*source.notes, *notes))

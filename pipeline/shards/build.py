@@ -41,9 +41,8 @@ def build_shards(
     if engine is None:
         local = flags.engine == "local"
         engine = run_here(flags.workers) if local else run_on_ray(flags.address)
-    source = open_source(
-        mirrored(flags.source, progress=progress).absolute(), on_bad_image=flags.on_bad_image
-    )
+    folder = mirrored(flags.source, progress=progress).absolute()
+    source = open_source(folder, image_types=flags.image_type, on_bad_image=flags.on_bad_image)
     plan = make_plan(source, flags)
     for note in [*source.notes, *plan_notes(plan)]:
         print(f"note: {note}", file=sys.stderr, flush=True)

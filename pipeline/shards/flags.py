@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pipeline.errors import DataError
+from pipeline.ham10000.flags import ImageType
 from pipeline.ham10000.images import OnBadImage
 from pipeline.shards.packing.shard_plan import EncodeSettings
 
@@ -71,6 +72,9 @@ class BuildFlags:
     """First part of the file names. Default: the kind of source, as ham10000."""
     samples_per_shard: int = 250
     """Most samples of one shard."""
+    image_type: tuple[ImageType, ...] = ()
+    """Kinds of photographs to pack where the table names them (as the ISIC Archive's does; tbp:
+    crops of total body photographs). Default: dermoscopic, or all where none is."""
     on_bad_image: OnBadImage = "error"
     """skip leaves out damaged images and rows without one, and lists them in OUT/rejected.csv."""
     duplicates: Path | None = None

@@ -27,6 +27,9 @@ TABLE_COLUMNS: tuple[str, ...] = (
 )
 """Columns of samples.csv; with folds, ``fold`` follows ``split``."""
 
+FILE_NAME = "file_name"
+"""Last column of samples.csv where an image id is not its file's name: the name in the source."""
+
 LEFT_OUT = "left_out"
 """The ``split`` of images that are not packed, as they show a lesion of the official test set."""
 

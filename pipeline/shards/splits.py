@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
-from pipeline.ham10000.metadata import read_table, require_columns
+from pipeline.ham10000.tables import read_table, require_columns
 from pipeline.ham10000.taxonomy import DX
 
 PAIR_COLUMNS: tuple[str, ...] = ("image_id_a", "image_id_b", "score")

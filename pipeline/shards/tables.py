@@ -13,7 +13,7 @@ from pipeline.errors import DataError
 from pipeline.files import sha256
 from pipeline.shards.manifest import TABLE_NAME
 from pipeline.shards.packing.pack import Receipt
-from pipeline.shards.plan import LEFT_OUT, TABLE_COLUMNS
+from pipeline.shards.plan import FILE_NAME, LEFT_OUT, TABLE_COLUMNS
 from pipeline.shards.storage.store import Store
 
 
@@ -23,9 +23,14 @@ def write_tables(
     receipts: Sequence[Receipt],
     *,
     missing: Sequence[str],
+    unpacked: Sequence[tuple[str, str]],
     folds: bool,
 ) -> dict[str, str]:
-    """Publish the tables and return their sha256 by name; ``missing`` are ids without an image."""
+    """Publish the tables and return their sha256 by name.
+
+    ``missing`` are ids without an image, ``unpacked`` ids that are not to be packed, with the
+    reason.
+    """
     left_out = placed[placed["split"] == LEFT_OUT]
     reasons = "shows a lesion of the test set (group " + left_out["group"] + ")"
     rejected = [(name, "there is no image of this id in the source") for name in missing]
@@ -33,7 +38,7 @@ def write_tables(
     notes = (
         ("rejected.csv", "reason", rejected),
         ("converted.csv", "conversion", [pair for r in receipts for pair in r.converted]),
-        ("left_out.csv", "reason", list(zip(left_out["image_id"], reasons, strict=True))),
+        ("left_out.csv", "reason", [*zip(left_out["image_id"], reasons, strict=True), *unpacked]),
     )
     contents = {TABLE_NAME: table_bytes(_samples(placed, receipts, folds=folds))}
     for name, column, pairs in notes:
@@ -48,7 +53,7 @@ def _samples(placed: pd.DataFrame, receipts: Sequence[Receipt], *, folds: bool) 
     """Return samples.csv: one row for each sample packed, in packing order."""
     packed = [(name, receipt.entry.path) for receipt in receipts for name, _ in receipt.sources]
     order = pd.DataFrame(packed, columns=["image_id", "shard"])
-    columns = list(TABLE_COLUMNS)
+    columns = [*TABLE_COLUMNS, *placed.columns.intersection([FILE_NAME])]
     if folds:
         columns.insert(columns.index("split") + 1, "fold")
     return pd.DataFrame(order.merge(placed, on="image_id", how="left", validate="1:1")[columns])
@@ -63,7 +68,7 @@ def read_samples(path: Path) -> pd.DataFrame:
     """Read samples.csv: strings, ``age`` float64 (NaN missing), ``label`` and ``fold`` int64."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if list(table.columns.drop("fold", errors="ignore")) != list(TABLE_COLUMNS):
+        if list(table.columns.drop(["fold", FILE_NAME], errors="ignore")) != list(TABLE_COLUMNS):
             raise ValueError(f"its columns are {', '.join(table.columns)}")
         table["age"] = np.array([float(age) if age else np.nan for age in table["age"]])
         for column in table.columns.intersection(["label", "fold"]):

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.ham10000.metadata import COLUMNS, age_band, read_metadata
+from pipeline.ham10000.layouts.choice import choose_table
+from pipeline.ham10000.layouts.image_table import read_images
+from pipeline.ham10000.metadata import COLUMNS, age_band
+from pipeline.ham10000.source import open_source
 
 ROW = {
     "lesion_id": "HAM_1",
@@ -16,6 +19,12 @@ ROW = {
     "sex": "male",
     "localization": "back",
 }
+
+
+def read_metadata(folder: Path):
+    choice = choose_table(folder)
+    assert choice.table
+    return read_images(choice.table, required=choice.required).table
 
 
 def write(folder: Path, rows: list[dict], *, name="HAM10000_metadata.csv", delimiter=",") -> Path:
@@ -77,8 +86,8 @@ def test_every_dx_has_the_binary_label_of_the_taxonomy(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"dx": "melanoma"}, ["dx", "'melanoma'", "akiec", "line 3"]),
-        ({"image_id": "ISIC_1"}, ["image_id", "ISIC_1", "line 3", "once"]),
+        ({"dx": "melanomma"}, ["dx", "'melanomma'", "akiec", "line 3"]),
+        ({"image_id": "ISIC_1", "age": "5"}, ["image_id", "ISIC_1", "line 3", "once"]),
         ({"image_id": ""}, ["image_id", "line 3"]),
         ({"lesion_id": ""}, ["lesion_id", "line 3"]),
         ({"age": "old"}, ["age", "'old'", "line 3"]),
@@ -103,20 +112,19 @@ def test_missing_column_is_named(tmp_path, column):
 
 def test_missing_folder_file_or_rows_are_reported(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
-        read_metadata(tmp_path / "nowhere")
+        open_source(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"no metadata in .*HAM10000_metadata\.csv"):
-        read_metadata(tmp_path)
-    (tmp_path / "HAM10000_metadata.csv").write_text(",".join(COLUMNS) + "\n")
+        open_source(tmp_path)
+    table = tmp_path / "HAM10000_metadata.csv"
+    table.write_text(",".join(COLUMNS) + "\n")
     with pytest.raises(DataError, match="no rows"):
-        read_metadata(tmp_path)
-    (tmp_path / "HAM10000_metadata.csv").write_bytes(b"")
-    with pytest.raises(DataError, match="not a comma- or tab-separated table"):
-        read_metadata(tmp_path)
-    (tmp_path / "HAM10000_metadata.csv").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
-    with pytest.raises(DataError, match="not a comma- or tab-separated table"):
-        read_metadata(tmp_path)
+        open_source(tmp_path)
+    for data in (b"", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"PK\x03\x04\x14"):
+        table.write_bytes(data)
+        with pytest.raises(DataError, match="not a comma- or tab-separated table"):
+            open_source(tmp_path)
     with pytest.raises(DataError, match="is a file"):
-        read_metadata(tmp_path / "HAM10000_metadata.csv")
+        open_source(table)
 
 
 @pytest.mark.realdata

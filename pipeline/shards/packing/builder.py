@@ -203,8 +203,10 @@ def _publish(
 ) -> Manifest:
     """Write the tables and the manifest."""
     folds = bool(plan.flags.splits.folds)
-    missing = plan.source.missing
-    written = write_tables(store, plan.placed, receipts, missing=missing, folds=folds)
+    missing, unpacked = plan.source.missing, plan.source.left_out
+    written = write_tables(
+        store, plan.placed, receipts, missing=missing, unpacked=unpacked, folds=folds
+    )
     entries = tuple(receipt.entry for receipt in receipts if receipt.entry.samples)
     if not entries:
         raise DataError("no image is left to pack: every one was rejected (see rejected.csv)")

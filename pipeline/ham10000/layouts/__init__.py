@@ -1,0 +1,1 @@
+"""The layouts that people have their images in, each read into one common table."""

@@ -1,0 +1,193 @@
+"""One table of images, whoever wrote it, as the common table of this project.
+
+    rows = read_images(Path("isic/metadata.csv"), image_types=("dermoscopic",))
+    rows.table, rows.left_out, rows.names
+
+HAM10000's own table, those of the ISIC challenges of 2018, 2019, 2020 and 2024, the ISIC Archive's
+metadata.csv and own tables differ in the names of their columns and in how they name a diagnosis
+(``labels``); all else is the same.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import pandas as pd
+
+from pipeline.errors import DataError, warn
+from pipeline.ham10000.flags import ImageType
+from pipeline.ham10000.layouts import labels
+from pipeline.ham10000.metadata import MISSING, check_metadata
+from pipeline.ham10000.names import key, without_extension
+from pipeline.ham10000.tables import read_table, refuse_rows, require_columns
+
+ARCHIVE_TYPES = {"tbp tile": "tbp", "rcm": "confocal", "overview": "clinical"}
+"""Our word by the archive's for a kind of photograph, before the colon."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "image_id": ("isic_id", "image_name", "image", "imageid", "file_name", "filename", "img_id"),
+    "lesion_id": ("lesionid",),
+    "patient_id": ("patientid", "patient"),
+    "dx_type": ("diagnosis_confirm_type",),
+    "age": ("age_approx",),
+    "sex": ("gender",),
+    "localization": ("anatom_site_general", "anatom_site_general_challenge", "localisation"),
+    "image_type": (),
+}
+"""Our columns and their names elsewhere; the first that a table has counts."""
+
+KNOWN = {*ALIASES, *(other for others in ALIASES.values() for other in others), *labels.COLUMNS}
+
+DX_TYPES = {
+    "histopathology": "histo",
+    "serial imaging showing no change": "follow_up",
+    "single image expert consensus": "consensus",
+    "confocal microscopy with consensus dermoscopy": "confocal",
+}
+"""HAM10000's word by the archive's for how a diagnosis was made."""
+
+
+class Rows(NamedTuple):
+    """What a table says of its images."""
+
+    table: pd.DataFrame
+    """As ``check_metadata`` gives it; patient_id where known, file_name where a key is not it."""
+    labels: labels.Kind
+    left_out: tuple[tuple[str, str], ...]
+    """Image id and reason of the rows that are not to be packed."""
+    names: dict[str, str] | None
+    """File name or path by image id; None where an id is the file's name without extension."""
+    notes: tuple[str, ...]
+    """What the user should read."""
+
+
+def our_columns(columns: Sequence[str]) -> dict[str, str]:
+    """Return our name for each column that we read, by its name in the table."""
+    found = {}
+    for ours, others in ALIASES.items():
+        name = next((name for name in (ours, *others) if name in columns), None)
+        if name:
+            found[name] = ours
+    return found
+
+
+def read_images(
+    path: Path,
+    *,
+    image_types: Sequence[ImageType] = (),
+    beside: Sequence[Path] = (),
+    required: Sequence[str] = (),
+) -> Rows:
+    """Return the checked rows of the table at ``path``.
+
+    Args:
+        path: table with an image id and a diagnosis or label.
+        image_types: kinds of photographs to keep, where the table names them. Default: dermoscopic
+            ones, or all where none is.
+        beside: tables that give further columns by image id.
+        required: columns (our names) that must be there.
+
+    Raises:
+        DataError: a missing column or an impossible value, or no image is left.
+    """
+    raw, notes = _read(path), []
+    require_columns(raw, required, path)
+    for other in beside:
+        raw, added = _join(raw, other)
+        notes += added
+    return rows_of(raw, path, image_types=image_types, required=required, notes=notes)
+
+
+def rows_of(
+    raw: pd.DataFrame,
+    path: Path,
+    *,
+    image_types: Sequence[ImageType] = (),
+    required: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Rows:
+    """Return what ``read_images`` does for a table of strings under our names."""
+    if raw.empty:
+        raise DataError(f"{path} has a header and no rows")
+    names = pd.Series(raw["image_id"])
+    refuse_rows(names == "", names, "image_id", "a value", path)
+    ids = names.map(key)
+    read = labels.read_labels(raw, path)
+    reasons, counts = _reasons(raw, read.none, image_types, path)
+    notes, packed = [*notes, *counts], reasons == ""
+    if not packed.any():
+        raise DataError(f"{path}: no image is left to pack: {'; '.join(notes)}")
+    table = raw.reindex(columns=[*ALIASES], fill_value="").assign(image_id=ids, dx=read.dx)
+    for name in ("lesion_id", "patient_id"):  # two images of "unknown" have nothing in common
+        if name not in required:
+            unknown = table[name].str.lower().isin(MISSING)
+            table[name] = table[name].mask(unknown, ids if name == "lesion_id" else "")
+    table["dx_type"] = table["dx_type"].replace(DX_TYPES)
+    table["file_name"] = names
+    renamed = bool((ids != names.map(without_extension)).to_numpy().any())
+    asked = {"patient_id": "patient_id" in raw, "file_name": renamed}
+    extra = [name for name, is_there in asked.items() if is_there]
+    checked = check_metadata(pd.DataFrame(table[packed]), path, extra=extra)
+    if not {"lesion_id", "patient_id"} & set(raw.columns):
+        notes.append(
+            f"{path.name} names neither lesions nor patients: each image counts as a lesion of its "
+            f"own, and images of one lesion can be in two splits"
+        )
+    left_out = tuple(zip(ids[~packed], reasons[~packed], strict=True))
+    files = dict(zip(ids, names, strict=True)) if renamed else None
+    return Rows(checked, read.kind, left_out, files, tuple(notes))
+
+
+def _reasons(
+    raw: pd.DataFrame, none: list[str], types: Sequence[ImageType], path: Path
+) -> tuple[pd.Series, list[str]]:
+    """Return why each image is left out ("" where it is packed), and the counts in words."""
+    word = pd.Series(none, index=raw.index, dtype=str)
+    why = {"their diagnosis is none of the seven": word}
+    if "image_type" in raw:
+        kinds = pd.Series(raw["image_type"])
+        family = kinds.str.lower().str.partition(":")[0].str.strip().replace(ARCHIVE_TYPES)
+        chosen = types or (("dermoscopic",) if (family == "dermoscopic").any() else ("all",))
+        packed = family.isin([*chosen, ""]) | ("all" in chosen)
+        choices = "|".join(get_args(ImageType))
+        why = {f"--image-type {choices} chooses others": kinds.mask(packed, "")} | why
+    elif types and "all" not in types:
+        raise DataError(f"--image-type: {path} has no column image_type; leave the flag out")
+    reasons, notes = pd.Series("", index=raw.index, dtype=str), []
+    for reason, words in why.items():
+        new = (words != "") & (reasons == "")
+        reasons = reasons.mask(new, reason + ": " + words)
+        if new.any():
+            notes.append(f"{new.sum():,} images are left out, {reason}: {counts_of(words[new])}")
+    return reasons, notes
+
+
+def counts_of(values: Iterable[str], most: int = 12) -> str:
+    """Return the values with their counts, most frequent first, for a message."""
+    counts = Counter(values).most_common()
+    more = [f"{len(counts) - most} more"] if len(counts) > most else []
+    return ", ".join([f"{value} {count:,}" for value, count in counts[:most]] + more)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Return the known columns of a table under our names, equal rows once."""
+    raw = read_table(path, wanted=KNOWN.__contains__)
+    single = raw.rename(columns=our_columns(list(raw.columns))).drop_duplicates()
+    if len(single) < len(raw):
+        warn(f"{path}: {len(raw) - len(single):,} rows stand there twice; each is read once")
+    return single
+
+
+def _join(raw: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return ``raw`` with the columns that only the table at ``path`` has, and what they are."""
+    other = _read(path)
+    new = [name for name in ALIASES if name in other and name not in raw]
+    rows = other.loc[other["image_id"].isin(list(raw["image_id"])), ["image_id", *new]]
+    rows = pd.DataFrame(rows.drop_duplicates())
+    if not new or rows.empty:
+        return raw, []
+    ids = pd.Series(rows["image_id"])
+    refuse_rows(ids.duplicated(), ids, "image_id", "each id once", path)
+    joined = raw.merge(rows, on="image_id", how="left").fillna("").set_axis(raw.index)
+    return joined, [f"{path.name} adds {', '.join(new)}"]
