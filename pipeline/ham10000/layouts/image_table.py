@@ -11,7 +11,7 @@ metadata.csv and own tables differ in the names of their columns and in how they
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -144,14 +144,13 @@ def _reasons(
 ) -> tuple[pd.Series, list[str]]:
     """Return why each image is left out ("" where it is packed), and the counts in words."""
     word = pd.Series(none, index=raw.index, dtype=str)
-    why = {"their diagnosis is none of the seven": word}
+    why = {"diagnosis is none of the seven": word}
     if "image_type" in raw:
         kinds = pd.Series(raw["image_type"])
         family = kinds.str.lower().str.partition(":")[0].str.strip().replace(ARCHIVE_TYPES)
         chosen = types or (("dermoscopic",) if (family == "dermoscopic").any() else ("all",))
         packed = family.isin([*chosen, ""]) | ("all" in chosen)
-        choices = "|".join(get_args(ImageType))
-        why = {f"--image-type {choices} chooses others": kinds.mask(packed, "")} | why
+        why = {"image type, which --image-type chooses": kinds.mask(packed, "")} | why
     elif types and "all" not in types:
         raise DataError(f"--image-type: {path} has no column image_type; leave the flag out")
     reasons, notes = pd.Series("", index=raw.index, dtype=str), []
@@ -159,7 +158,7 @@ def _reasons(
         new = (words != "") & (reasons == "")
         reasons = reasons.mask(new, reason + ": " + words)
         if new.any():
-            notes.append(f"{new.sum():,} images are left out, {reason}: {counts_of(words[new])}")
+            notes.append(f"{new.sum():,} images are left out ({reason}: {counts_of(words[new])})")
     return reasons, notes
 
 
