@@ -37,7 +37,7 @@ WALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 
-PACKAGE = ("cli", "errors", "figures", "files", "folders", "machine", "out_of_memory")
+PACKAGE = ("cli", "errors", "figures", "files", "folders", "machine", "out_of_memory", "owner")
 """Modules of ``pipeline`` itself: every room may import them, they import no room."""
 
 HELPS = (

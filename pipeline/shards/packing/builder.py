@@ -129,10 +129,13 @@ def build(plan: BuildPlan, store: Store, engine: Engine, *, progress: bool = Tru
     asked, images = plan.describe(), plan.source.store
     manifest = _finished(store, asked)
     if manifest is None:
-        _claim(store, asked | {"stamps": _digest_of_images(plan.source, "stamp")})
-        work = PackWork(images, store, plan.flags.images, plan.flags.on_bad_image)
-        receipts = _pack(work, plan.shards, engine, progress=progress)
-        manifest = _publish(plan, store, receipts, asked)
+        with store.for_one():
+            key = _claim(store, asked | {"stamps": _digest_of_images(plan.source, "stamp")})
+            work = PackWork(images, store, plan.flags.images, plan.flags.on_bad_image)
+            receipts = _pack(work, plan.shards, engine, progress=progress)
+            if store.read(KEY_NAME) != key:
+                raise DataError(f"another build has begun in {store}: choose another --out")
+            manifest = _publish(plan, store, receipts, asked)
     store.delete(WORK_FOLDER)
     return manifest
 
@@ -161,8 +164,12 @@ def _finished(store: Store, asked: dict[str, Any]) -> Manifest | None:
     return manifest
 
 
-def _claim(store: Store, asked: dict[str, Any]) -> None:
-    """Prepare ``store``: keep what the same build completed, remove another unfinished one."""
+def _claim(store: Store, asked: dict[str, Any]) -> bytes:
+    """Prepare ``store``: keep what the same build completed, remove another unfinished one.
+
+    Returns:
+        What the unfinished build is made from.
+    """
     key = json.dumps(asked, sort_keys=True).encode()
     earlier = store.read(KEY_NAME)
     others = [name for name in store.sizes() if not any(map(is_clutter, name.split("/")))]
@@ -177,6 +184,7 @@ def _claim(store: Store, asked: dict[str, Any]) -> None:
                 store.delete(folder)
         store.publish(KEY_NAME, key)
     store.sweep()
+    return key
 
 
 def _pack(

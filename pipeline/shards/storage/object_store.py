@@ -11,7 +11,7 @@ client (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -128,6 +128,10 @@ class ObjectStore:
 
     def sweep(self) -> None:
         """Do nothing: an object is never half-written."""
+
+    def for_one(self) -> AbstractContextManager[None]:
+        """Refuse nobody: the build whose key was replaced by another's publishes no manifest."""
+        return nullcontext()
 
     def fetch(self, name: str, target: Path, digest: str | None = None) -> None:
         """Copy one object to ``target``, which appears when it is whole and has the digest.

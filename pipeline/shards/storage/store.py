@@ -6,12 +6,14 @@ that pack.
 """
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import DataError
 from pipeline.files import forget, is_unfinished, write_file
+from pipeline.owner import OWNER, sole_writer
 
 
 class Store(Protocol):
@@ -36,6 +38,10 @@ class Store(Protocol):
 
     def sweep(self) -> None:
         """Remove what an interrupted build left half-written."""
+
+    def for_one(self) -> AbstractContextManager[None]:
+        """Refuse other builds for the block, where the storage has a way to."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class LocalStore:
         return {
             path.relative_to(self.root).as_posix(): path.stat().st_size
             for path in paths
-            if not is_unfinished(path.name)
+            if not is_unfinished(path.name) and path.name != OWNER
         }
 
     def delete(self, name: str) -> None:
@@ -89,6 +95,10 @@ class LocalStore:
         for path in list(self.root.rglob(".*")):
             if is_unfinished(path.name):
                 forget(path)
+
+    def for_one(self) -> AbstractContextManager[None]:
+        """Refuse other builds by an owner file."""
+        return sole_writer(self.root, "--out")
 
 
 def cache_folder() -> Path:
