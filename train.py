@@ -22,6 +22,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from pipeline.files import reach
 from pipeline.learning.inference import predict_logits
@@ -41,11 +42,18 @@ from pipeline.training.pace import Pace
 from pipeline.training.processes import Interrupted, make_accelerator, set_threads
 from pipeline.training.run import Run
 from pipeline.training.setup import set_up
+from pipeline.training.start import one_start
 
 
 def main(flags: TrainFlags) -> None:
-    """Set up, train, finish."""
+    """Train; RUN is this training's alone, and RUN/exit.json says how it ended."""
     accelerator = make_accelerator(flags.optimisation.mixed_precision)
+    with one_start(flags.run.run_dir, accelerator):
+        training(flags, accelerator)
+
+
+def training(flags: TrainFlags, accelerator: Accelerator) -> None:
+    """Set up, train, finish."""
     threads = set_threads(flags.data.threads, accelerator)
 
     # -- shards: one process of a machine goes first, so that it alone fetches and reads every byte
@@ -100,9 +108,9 @@ def main(flags: TrainFlags) -> None:
             validate(run, epoch_end, val_loader)
         finish(run, epoch_end, val_loader, plain_train_loader, train.samples)
         run.close("done")
-    except Interrupted:
-        run.save()
-        run.close("interrupted", exit_code=run.interruption.exit_code)
+    except Interrupted as leaving:
+        leaving.saved = run.save()
+        run.close("interrupted", exit_code=run.interruption.exit_code, saved=leaving.saved)
         raise SystemExit(run.interruption.exit_code) from None
 
 

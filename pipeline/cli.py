@@ -16,6 +16,7 @@ misspelt flag gets.
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,8 +129,9 @@ def guard(main: Callable[[], None]) -> None:
     """Run ``main``; a ``DataError`` becomes one message and exit code 2, Ctrl-C exit code 130.
 
     An error that means that memory ran out becomes a message with advice and exit code 2 too. A
-    closed pipe on standard output is exit code 1.
+    closed pipe on standard output is exit code 1. SIGTERM unwinds as Ctrl-C does, exit code 143.
     """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         main()
         sys.stdout.flush()  # so that a closed pipe is noticed here, not at exit

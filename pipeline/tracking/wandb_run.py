@@ -12,6 +12,8 @@ every 15 seconds. So an offline run killed with -9 may hold the points of its la
 twice, at the same x, and may lack the charts and pictures of an epoch that ended in them.
 """
 
+import errno
+import logging
 import os
 import re
 import threading
@@ -65,6 +67,9 @@ def start_wandb_run(folder: Path, *, run_id: str | None = None, **about: Any) ->
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # on a full disk W&B's logs fail at every call, with a traceback each, and its service dies
+    logging.raiseExceptions = False
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # an inherited service outlives this process and keeps a killed run's id locked
     os.environ.pop("WANDB_SERVICE", None)
     mode = os.environ.get("WANDB_MODE") or "online"
@@ -136,6 +141,8 @@ class WandbTracker(Tracker):
             try:
                 self.run.log(charts(views), step=self.last, commit=True)
             except Exception as error:  # tables need the server's artifacts, numbers do not
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                    raise  # it switches tracking off: every later epoch would fail as well
                 warn(f"W&B: the curves and pictures of an epoch were not logged ({error})")
         now = time.monotonic()
         if now - self.noted_at > self.flush_seconds:

@@ -11,10 +11,12 @@
 Only rank 0 calls what is here. A kill at any moment leaves every published folder whole.
 """
 
+import errno
 import io
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,12 @@ from safetensors.torch import load_file
 from pipeline.errors import DataError, warn
 from pipeline.files import point, publish_folder, sha256, sha256_of
 from pipeline.learning.foreign_weights import WEIGHTS
+from pipeline.learning.stored_model import CARD, SAMPLES, read_card, stored_folder
 
 FORMAT_VERSION = 1
 """Version of checkpoint.json."""
 
-LIST, STATE = "checkpoint.json", "state.pt"
+LIST, STATE, MODEL_FILES = "checkpoint.json", "state.pt", (WEIGHTS, CARD, SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def write_checkpoint(
     files[LIST] = (json.dumps(contents, indent=2) + "\n").encode()
     folder = run_dir / "checkpoints" / f"step-{progress['step']:08d}"
     try:
-        publish_folder(folder, files)
+        publish_with_room(run_dir, folder, files)
     except OSError as error:
         warn(f"checkpoint {folder} could not be written and is left out: {error}")
         return False
@@ -94,7 +97,7 @@ def write_best(run_dir: Path, step: int, model_files: Mapping[str, bytes]) -> bo
     taken = (run_dir / "best").resolve().name == name
     folder = run_dir / (f"{name}-again" if taken else name)
     try:
-        publish_folder(folder, model_files)
+        publish_with_room(run_dir, folder, model_files)
         point(run_dir / "best", folder)
     except OSError as error:
         warn(f"the best model {folder} could not be written, the one before stays: {error}")
@@ -103,6 +106,37 @@ def write_best(run_dir: Path, step: int, model_files: Mapping[str, bytes]) -> bo
         if old.name != folder.name:
             shutil.rmtree(old, ignore_errors=True)
     return True
+
+
+def publish_with_room(run_dir: Path, folder: Path, files: Mapping[str, bytes]) -> None:
+    """Publish a folder; on a full disk again, without the checkpoints before the last one."""
+    try:
+        publish_folder(folder, files)
+    except OSError as error:
+        spare = step_folders(run_dir)[1:]
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spare:
+            raise
+        warn(f"{run_dir}: no room ({error.strerror}): only the last checkpoint is kept")
+        for old in spare:
+            shutil.rmtree(old, ignore_errors=True)
+        publish_folder(folder, files)
+
+
+def best_is_of(run_dir: Path, epoch: int) -> bool:
+    """Say whether RUN/best is of this epoch; where it is not, take it from its checkpoint, if any.
+
+    It can be missing because the disk was full when the epoch ended.
+    """
+    with suppress(DataError):
+        if read_card(stored_folder(run_dir / "best")).epoch == epoch:
+            return True
+    for folder in step_folders(run_dir):
+        with suppress(DataError):
+            found = read_checkpoint(folder)
+            if (found.epoch, found.batch) == (epoch, 0):
+                files = {name: (folder / name).read_bytes() for name in MODEL_FILES}
+                return write_best(run_dir, found.step, files)
+    return False
 
 
 def step_folders(run_dir: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 logits [N, K] --decide--> threshold --metrics--> row of history.csv --> RUN/best, tracker
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,10 @@ class EpochEnd:
     """Gives images of the validation split, for the tracker."""
     advised: bool = False
     """Whether this process printed what to do against waiting for data."""
+    unwritten: tuple[int, Mapping[str, bytes]] | None = None
+    """Step and files of the best model, until they are on disk."""
+    tables_failed: bool = False
+    """Whether the tables are not on disk as they should be."""
 
     @property
     def label(self) -> np.ndarray:
@@ -72,7 +77,8 @@ class EpochEnd:
             progress.best_auc, progress.best_epoch = auc, progress.epoch
         if run.accelerator.is_main_process:
             if best:
-                checkpoints.write_best(run.flags.run.run_dir, progress.step, run.model_files())
+                self.unwritten = (progress.step, run.model_files())
+            self.write_best()
             line = history.epoch_line(row, timing, epochs=optimisation.epochs, best=best)
             print(line, flush=True)
             self.write_tables()
@@ -140,6 +146,33 @@ class EpochEnd:
         self.advised = self.advised or bool(words)
         return {**timing, "waiting_share": share, **gpu_memory(run.accelerator.device)}
 
+    def write_best(self) -> None:
+        """Write the best model where it is not on disk yet; a full disk costs a warning."""
+        run_dir = self.run.flags.run.run_dir
+        if self.unwritten and checkpoints.write_best(run_dir, *self.unwritten):
+            self.unwritten = None
+
+    def settle(self) -> None:
+        """Write what could not be written before (rank 0 only).
+
+        Raises:
+            DataError: the best model or a table is still missing.
+        """
+        run_dir, best_epoch = self.run.flags.run.run_dir, self.run.state.progress.best_epoch
+        self.write_best()
+        missing = [] if checkpoints.best_is_of(run_dir, best_epoch) else ["best"]
+        tables = ("history.csv", "timing.csv", "curves.png")
+        if self.tables_failed or not all((run_dir / name).is_file() for name in tables):
+            self.write_tables()
+            missing += tables if self.tables_failed else ()
+        if missing:
+            kept = next((f"from {f.name}" for f in checkpoints.step_folders(run_dir)), "anew")
+            raise DataError(
+                f"all epochs are done, but {', '.join(missing)} could not be written into "
+                f"{run_dir} (the best epoch was {best_epoch}): make room there and see that it "
+                f"can be written; the same command then begins {kept}"
+            )
+
     def write_tables(self) -> None:
         """Write history.csv, timing.csv and curves.png; a full disk costs a warning."""
         run_dir, progress = self.run.flags.run.run_dir, self.run.state.progress
@@ -147,7 +180,9 @@ class EpochEnd:
             history.write_table(run_dir / "history.csv", progress.history)
             history.write_table(run_dir / "timing.csv", progress.timing)
             history.draw_curves(run_dir / "curves.png", progress.history, progress.timing)
+            self.tables_failed = False
         except (OSError, DataError) as error:
+            self.tables_failed = True
             warn(f"the tables in {run_dir} could not be written: {error}")
 
     def track(self, row: history.Row, probability: np.ndarray, *, best: bool) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import DX
 from pipeline.learning.decision import Decision
 from pipeline.learning.flags import Tta
@@ -21,7 +22,7 @@ from pipeline.loading.batch import Loader
 from pipeline.training import checkpoints
 from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.history import validation_metrics
-from pipeline.training.processes import from_main
+from pipeline.training.processes import first_on_main, from_main
 from pipeline.training.run import Run
 
 
@@ -43,6 +44,7 @@ def finish(
         plain_train_loader: eval loader of the train split, for ``--refit-head``.
         train: samples of the train split.
     """
+    first_on_main(epoch_end.settle, run.accelerator)
     decision, refit_head = run.flags.decision, run.flags.imbalance.refit_head
     if decision.tta == "none" and refit_head == "none":
         return
@@ -65,7 +67,11 @@ def finish(
     )
     if run.accelerator.is_main_process:
         files = stored_files(model.state_dict(), card, run.stored.samples)
-        checkpoints.write_best(run.flags.run.run_dir, card.step, files)
+        if not checkpoints.write_best(run.flags.run.run_dir, card.step, files):
+            raise DataError(
+                f"{run.flags.run.run_dir / 'best'} is as the last epoch left it: make room there; "
+                "the same command then fits the threshold again"
+            )
 
 
 def fit(

@@ -6,6 +6,8 @@ threads = set_threads(0, accelerator)
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TypeVar
 
@@ -16,10 +18,15 @@ from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from pipeline.cli import USER_ERROR
 from pipeline.errors import DataError
 from pipeline.machine import cores
 
 T = TypeVar("T")
+
+REPEATS = 10.0
+"""Seconds for which another SIGTERM is taken for the first: a scheduler, a launcher and the kernel
+(when the launcher dies) may each send one."""
 
 
 def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
@@ -107,25 +114,50 @@ def from_main(value: T, accelerator: Accelerator) -> T:
     return broadcast_object_list([value])[0]
 
 
+def first_on_main(work: Callable[[], T], accelerator: Accelerator) -> T:
+    """Do ``work`` on rank 0 and return its result on every rank (pickled).
+
+    Raises:
+        DataError: of the work, on rank 0.
+        SystemExit: on the others then, without a word of theirs.
+    """
+    value, refused = None, None
+    if accelerator.is_main_process:
+        try:
+            value = work()
+        except DataError as error:
+            refused = error
+    value, failed = from_main((value, refused is not None), accelerator)
+    if failed:
+        raise refused or SystemExit(USER_ERROR)
+    return value  # type: ignore[return-value]
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error
     """All ranks are to save and leave, because one of them received a signal."""
+
+    saved = False
 
 
 class Interruption:
     """Records SIGTERM and Ctrl-C, so that the loop can save and leave after a whole step.
 
-    A second signal of the same kind ends the process at once.
+    A second Ctrl-C, and a second SIGTERM later than ``REPEATS``, ends the process at once.
     """
 
     def __init__(self) -> None:
         """Install the handlers."""
-        self.received = 0
+        self.received, self.first = 0, 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        self.first = self.first or time.monotonic()
+        self.received, late = number, time.monotonic() - self.first > REPEATS
+        if number == signal.SIGINT or late:
+            signal.signal(number, signal.SIG_DFL)
+        if late:
+            signal.raise_signal(number)
 
     @property
     def exit_code(self) -> int:

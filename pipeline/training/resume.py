@@ -5,6 +5,7 @@
 A resumed run has the same flags (but for ``FREE_TO_CHANGE``) and the same shards.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, warn
-from pipeline.files import tidy
+from pipeline.files import tidy, writing
 from pipeline.learning.flags import Schedule
+from pipeline.owner import OWNER
 from pipeline.training.checkpoints import Checkpoint, read_checkpoint, step_folders
 from pipeline.training.flags import DecisionFlags, RunFlags, TrackingFlags, TrainFlags
 
@@ -51,18 +53,17 @@ def changed_flags(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def resume(flags: TrainFlags, *, manifest_sha256: str, processes: int) -> dict[str, Any] | None:
-    """Make RUN where it is absent, and return the state to go on from, if any (rank 0 only).
+    """Return the state to go on from, if any (rank 0 only, which has RUN for itself).
 
     Raises:
         DataError: RUN cannot be written, or its checkpoints do not fit this start.
     """
     run_dir = flags.run.run_dir
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        for folder in (run_dir, run_dir / "checkpoints"):
+    for folder in filter(Path.is_dir, (run_dir, run_dir / "checkpoints")):
+        with writing(folder, "choose a --run-dir that you may write to"):
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError("permission denied")
             tidy(folder)
-    except OSError as error:
-        raise DataError(f"--run-dir {run_dir}: cannot be written ({error})") from error
     if flags.run.resume == "never":
         aside = move_aside(run_dir)
         if aside:
@@ -141,7 +142,7 @@ def find_checkpoint(run_dir: Path, where: str, *, processes: int) -> Checkpoint 
 
 def move_aside(run_dir: Path) -> Path | None:
     """Move what an earlier run left in RUN into RUN/before-N; return that folder, if any."""
-    found = [path for path in run_dir.glob("*") if not path.name.startswith("before-")]
+    found = [p for p in run_dir.glob("*") if not p.name.startswith(("before-", OWNER))]
     if not found:
         return None
     aside = run_dir / f"before-{1 + len(list(run_dir.glob('before-*')))}"

@@ -144,13 +144,13 @@ class Run:
         )
         return stored_files(self.state.judged.state_dict(), card, self.stored.samples)
 
-    def save(self) -> None:
-        """Write a checkpoint; every rank calls it, rank 0 writes."""
+    def save(self) -> bool:
+        """Write a checkpoint; every rank calls it, rank 0 writes, and says whether it could."""
         progress = self.state.progress
-        captured = self.state.capture()
+        captured, saved = self.state.capture(), True
         if self.accelerator.is_main_process:
             manifest = self.stored.card.manifest_sha256
-            checkpoints.write_checkpoint(
+            saved = checkpoints.write_checkpoint(
                 self.flags.run.run_dir,
                 {**captured, "flags": dict(self.stored.flags), "manifest": manifest},
                 self.model_files(),
@@ -161,6 +161,7 @@ class Run:
                 processes=self.accelerator.num_processes,
             )
         self.saved_at = time.monotonic()
+        return saved
 
     # -- begin and end
 
@@ -179,12 +180,14 @@ class Run:
             return True
         return False
 
-    def close(self, how: str, *, exit_code: int = 0) -> None:
+    def close(self, how: str, *, exit_code: int = 0, saved: bool = True) -> None:
         """Print where things lie and close the tracker."""
         progress, run_dir = self.state.progress, self.flags.run.run_dir
         if exit_code:
             where = f"epoch {progress.epoch}, batch {progress.batch}, step {progress.step}"
-            self.say(f"{how} at {where}: saved; the same command goes on from there")
+            went = "saved; the same command goes on from there"
+            lost = "NOT saved; the same command goes on from the checkpoint before"
+            self.say(f"{how} at {where}: {went if saved else lost}")
         else:
             self.say(
                 f"{how}: best validation ROC-AUC {progress.best_auc:.4f} after epoch "

@@ -30,7 +30,7 @@ from pipeline.tracking.tracker import make_tracker, run_id
 from pipeline.tracking.views import Pictures
 from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.flags import ModelFlags, TrainFlags
-from pipeline.training.processes import Interruption, from_main
+from pipeline.training.processes import Interruption, first_on_main
 from pipeline.training.resume import resume
 from pipeline.training.run import Run, StoredFacts
 from pipeline.training.state import TrainingState, seed_all
@@ -63,9 +63,8 @@ def set_up(
     check_labels(val)
     on_main, task = accelerator.is_main_process, flags.model.task
     processes = accelerator.num_processes
-    saved = from_main(
-        resume(flags, manifest_sha256=manifest_sha256, processes=processes) if on_main else None,
-        accelerator,
+    saved = first_on_main(
+        lambda: resume(flags, manifest_sha256=manifest_sha256, processes=processes), accelerator
     )
     state = make_state(flags, accelerator, fresh=saved is None)
     if saved is not None:
