@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pipeline.errors import DataError
 from pipeline.files import forget, is_unfinished, write_file
-from pipeline.owner import OWNER, sole_writer
+from pipeline.owner import sole_writer
 
 
 class Store(Protocol):
@@ -83,7 +83,7 @@ class LocalStore:
         return {
             path.relative_to(self.root).as_posix(): path.stat().st_size
             for path in paths
-            if not is_unfinished(path.name) and path.name != OWNER
+            if not is_unfinished(path.name)
         }
 
     def delete(self, name: str) -> None:
