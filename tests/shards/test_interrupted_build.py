@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import files
 from pipeline.errors import DataError
+from pipeline.owner import OWNER, sole_writer
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.packing.pack import PackWork
 
@@ -182,3 +183,10 @@ def test_unwritable_folder_is_reported(source, build, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
         build(source, "file/below")
+
+
+def test_a_second_build_into_the_same_folder_is_refused(source, build, tmp_path):
+    with sole_writer(tmp_path / "out", "--out"):
+        with pytest.raises(DataError, match=r"--out .* is in use by process \d+"):
+            build(source, "out")
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [OWNER]
