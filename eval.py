@@ -11,6 +11,7 @@ python eval.py export --checkpoint runs/r34/best --onnx model.onnx
 """
 
 from pipeline.cli import Command, choose, guard
+from pipeline.machine import cores, leave_with_launcher
 
 OPTIONS = "pipeline.evaluation.flags"
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
 }
 
 if __name__ == "__main__":  # flags first: --help and a typo answer before torch is imported
+    leave_with_launcher()
     WORD, FLAGS = choose(COMMANDS, default="judge")
     if WORD == "compare":
         from pipeline.evaluation.report.comparison import run
@@ -56,7 +58,6 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
-from pipeline.machine import cores
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.intact import ensure_intact
 from pipeline.shards.storage.object_store import cached

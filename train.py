@@ -11,9 +11,11 @@ SIGTERM and 130 after Ctrl-C (saved both times).
 """
 
 from pipeline.cli import guard, parse
+from pipeline.machine import leave_with_launcher
 from pipeline.training.flags import TrainFlags
 
 if __name__ == "__main__":  # flags first: --help and a typo answer before torch is imported
+    leave_with_launcher()
     FLAGS = parse(TrainFlags)
 
 import contextlib

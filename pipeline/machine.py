@@ -5,8 +5,10 @@
 RUN/config.json holds them too. Versions come from package metadata, so nothing is imported.
 """
 
+import ctypes
 import os
 import platform
+import signal
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -20,9 +22,26 @@ PACKAGES = (
 """Packages on which pixels, weights and figures depend."""
 
 
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
+
+
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def leave_with_launcher() -> None:
+    """Let the kernel send this process SIGTERM when the launcher that started it dies (Linux).
+
+    A plain ``python train.py`` outlives its shell, as ``nohup`` expects.
+    """
+    launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & os.environ.keys()
+    if launched and sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 def git_revision() -> str:

@@ -1,11 +1,13 @@
 """The launchers themselves: ``accelerate launch`` on one machine, on two, with restarts."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -98,10 +100,7 @@ def test_two_launches_meet_over_loopback(packed, tmp_path):
 def test_restarts_recover_a_killed_rank(packed, tmp_path):
     flags = ("--shards", packed, "--run-dir", tmp_path, *TINY, "--checkpoint-steps", "1")
     launch = start(*TWO, "--max_restarts", "2", "train.py", *flags, "--epochs", "4")
-    give_up = time.monotonic() + 120
-    while not list(tmp_path.glob("checkpoints/step-*")):
-        assert launch.poll() is None and time.monotonic() < give_up
-        time.sleep(0.05)
+    wait_until(lambda: list(tmp_path.glob("checkpoints/step-*")), launch)
     task = Path(f"/proc/{launch.pid}/task/{launch.pid}/children")
     ranks = [int(pid) for pid in task.read_text().split() if is_rank(pid)]
     assert len(ranks) == 2
@@ -110,6 +109,43 @@ def test_restarts_recover_a_killed_rank(packed, tmp_path):
     assert code == 0, text
     assert "resuming from" in text
     assert pd.read_csv(tmp_path / "history.csv")["epoch"].to_list() == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "name"), [((), "SIGTERM"), (TWO, "SIGKILL"), (TWO, "SIGTERM")], ids=str
+)
+def test_ranks_save_and_leave_when_their_launcher_ends(packed, tmp_path, words, name):
+    words = words or ("--num_processes", "1")
+    flags = ("train.py", "--shards", packed, "--run-dir", tmp_path, *TINY, "--epochs", "50")
+    launch = start(*words, *flags, "--checkpoint-steps", "1")
+    wait_until(lambda: list(tmp_path.glob("checkpoints/step-*")), launch)
+    children = Path(f"/proc/{launch.pid}/task/{launch.pid}/children").read_text().split()
+    ranks = [pid for pid in children if is_rank(pid)]
+    launch.send_signal(signal.Signals[name])
+    code, text = ended(launch)
+    assert code != 0 and ranks and not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    found = json.loads((tmp_path / "exit.json").read_text())
+    assert (found["code"], found["reason"]) == (143, "SIGTERM: saved, then left"), text
+    assert not (tmp_path / ".owner.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("--num_processes", "1"), TWO], ids=str)
+def test_a_mistake_under_a_launcher_is_told_once_and_noted(packed, tmp_path, words):
+    flags = ("--shards", packed, "--run-dir", tmp_path, *TINY, "--optimizer", "sgd")
+    code, text = ended(start(*words, "train.py", *flags, "--schedule", "constant", "--lr", "1e30"))
+    assert code == 1 and text.count("error: ") == 1
+    found = json.loads((tmp_path / "exit.json").read_text())
+    assert found["code"] == 2 and f"error: {found['reason']}" in text
+    assert 'train.py", line' not in text  # the launcher's traceback alone
+
+
+def wait_until(reached: Callable[[], object], launch: subprocess.Popen[str]) -> None:
+    give_up = time.monotonic() + 120
+    while not reached():
+        assert launch.poll() is None and time.monotonic() < give_up
+        time.sleep(0.05)
 
 
 def is_rank(pid: str) -> bool:
