@@ -49,7 +49,7 @@ from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
-from pipeline.learning.export import export_onnx
+from pipeline.files import require_writable
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import class_probabilities, malignant_probability
@@ -69,6 +69,8 @@ def judge(flags: JudgeFlags) -> None:
     data, method, speed = flags.data, flags.method, flags.speed
     accelerator = make_accelerator(speed.mixed_precision)
     device, on_main = accelerator.device, accelerator.is_main_process
+    if on_main:
+        require_writable(data.out, "--out")
     threads = set_threads(speed.threads, accelerator)
 
     # -- model and shards; a split that the checkpoint was trained on is refused
@@ -220,6 +222,9 @@ def predict(flags: PredictFlags) -> None:
 
 def export(flags: ExportFlags) -> None:
     """Write ONNX and compare it with PyTorch on real images."""
+    from pipeline.learning.export import export_onnx  # onnxruntime takes a second to import
+
+    require_writable(flags.onnx, "--onnx", file=True)
     model, card, _ = load_stored(flags.checkpoint)
     samples = Samples(open_shards(flags.shards).split(flags.split))
     rows = np.linspace(0, len(samples) - 1, min(flags.images, len(samples))).astype(int)

@@ -15,10 +15,13 @@ misspelt flag gets.
 
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -32,6 +35,15 @@ USER_ERROR = 2
 """Exit code of a mistake that the user can correct."""
 
 os.environ["MPLBACKEND"] = "Agg"  # matplotlib fails at import on a notebook's, if not installed
+
+UNREPORTED = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""Variables that keep libraries from reporting their use; the user's environment overrides them."""
 
 Flags = TypeVar("Flags")
 
@@ -128,8 +140,9 @@ def _typed(argv: Sequence[str] | None) -> str:
 def guard(main: Callable[[], None]) -> None:
     """Run ``main``; a ``DataError`` becomes one message and exit code 2, Ctrl-C exit code 130.
 
-    An error that means that memory ran out becomes a message with advice and exit code 2 too. A
-    closed pipe on standard output is exit code 1. SIGTERM unwinds as Ctrl-C does, exit code 143.
+    An error that means that memory ran out, or a file that cannot be used, becomes a message with
+    advice and exit code 2 too. A closed pipe on standard output is exit code 1. SIGTERM unwinds as
+    Ctrl-C does, exit code 143.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
@@ -145,12 +158,42 @@ def guard(main: Callable[[], None]) -> None:
         raise SystemExit(1) from None
     except (MemoryError, OSError, RuntimeError) as error:
         explained = out_of_memory(error)
-        if explained is error:
+        if explained is not error:
+            fail(explained)
+        if not isinstance(error, OSError) or error.filename is None:
             raise
-        fail(explained)
+        fail(
+            DataError(
+                f"{os.fsdecode(error.filename)}: {error.strerror}; check the path, its "
+                "permissions and the free space"
+            )
+        )
+
+
+def prepare_process() -> None:
+    """Set what libraries read of the environment, and let any name be printed.
+
+    A container's user without a home, whom some libraries refuse, gets one in the temporary folder.
+    """
+    for name, value in UNREPORTED.items():
+        os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may not be in the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        Path.home()
+    except RuntimeError:
+        with suppress(OSError):
+            home = Path(tempfile.gettempdir()) / f"dermpipe-{os.getuid()}"
+            home.mkdir(mode=0o700, exist_ok=True)
+            if home.lstat().st_uid == os.getuid():
+                os.environ["HOME"] = str(home)
 
 
 def fail(error: Exception) -> NoReturn:
     """Print ``error`` and exit with code 2."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     raise SystemExit(USER_ERROR)
+
+
+prepare_process()

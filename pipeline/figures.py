@@ -65,6 +65,7 @@ def save(drawing: Figure | Image.Image, path: Path) -> None:
         DataError: it cannot be written.
     """
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, png(drawing))
 
 

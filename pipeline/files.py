@@ -76,16 +76,19 @@ def writing(path: Path, advice: str = "check free space and permissions") -> Ite
         raise DataError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
-def require_writable(folder: Path, flag: str) -> None:
-    """Raise a DataError, before the work, where no file could be written into ``folder``.
+def require_writable(path: Path, flag: str, *, file: bool = False) -> None:
+    """Raise a DataError, before the work, where ``path`` could not be written.
 
     A folder that is not there yet is judged by the nearest one above it. Nothing is left behind.
 
     Args:
-        folder: a path; for a file to write, its parent.
+        path: of a folder of results, or with ``file`` of one file.
         flag: of the command, as "--out".
+        file: whether it is a file.
     """
-    place = folder.absolute()
+    if file and path.is_dir():
+        raise DataError(f"{flag} {path}: a folder is there; give the path of a file to write")
+    place = (path.parent if file else path).absolute()
     while not os.path.lexists(place):
         place = place.parent
     try:
@@ -93,7 +96,7 @@ def require_writable(folder: Path, flag: str) -> None:
             pass
     except OSError as error:
         raise DataError(
-            f"{flag} {folder}: {place} cannot be written to ({error.strerror or error}); give "
+            f"{flag} {path}: {place} cannot be written to ({error.strerror or error}); give "
             f"another {flag}, or get permission to write there"
         ) from error
 
@@ -118,13 +121,14 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, *pieces: bytes | str) -> None:
-    """Write a file of these pieces; text is encoded as UTF-8.
+    """Write a file of these pieces; text is encoded as UTF-8, bytes of foreign names escaped.
 
     Raises:
         OSError: the file cannot be written; the old content stays.
     """
     with staged(path) as hidden, hidden.open("wb") as file:
-        file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in pieces)
+        for piece in pieces:
+            file.write(piece.encode(errors="backslashreplace") if isinstance(piece, str) else piece)
 
 
 @contextmanager

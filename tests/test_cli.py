@@ -50,8 +50,15 @@ def exhaust(flags):
 def crash(flags):
     raise RuntimeError("a defect")
 
-names = ("greet", "refuse", "wait", "exhaust", "crash")
+def name(flags):
+    print("gr\\u00f6\\u00dfe", "\\udcf6")
+
+def open_file(flags):
+    open("/proc/nobody/may")
+
+names = ("greet", "refuse", "wait", "exhaust", "crash", "name")
 COMMANDS = {name: Command(f"{name} somebody", "program:Flags", f"program:{name}") for name in names}
+COMMANDS["open"] = Command("open a file", "program:Flags", "program:open_file")
 COMMANDS["heavy"] = Command("import much", "program:Flags", "no_such_module:run")
 
 if __name__ == "__main__":
@@ -127,6 +134,34 @@ def test_memory_that_runs_out_is_explained(run: Run) -> None:
     done = run("exhaust")
     assert done.returncode == 2
     assert done.stderr.startswith("error: out of GPU memory: use a smaller --batch-size")
+
+
+def test_a_file_that_cannot_be_used_is_one_message(run: Run) -> None:
+    done = run("open")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: /proc/nobody/may: No such file")
+
+
+def test_names_in_no_encoding_of_the_terminal_are_printed_escaped(program: list[str]) -> None:
+    env = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*program, "name"], capture_output=True, text=True, check=False, env=env)
+    assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe \\udcf6\n"), done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_a_user_without_a_home_gets_one_and_nothing_reports_home(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    code = (
+        "import os; from pathlib import Path; from pipeline.cli import prepare_process\n"
+        "os.environ.pop('HOME'); os.setuid(4242); prepare_process()\n"
+        "print(Path.home(), os.environ['ORT_DISABLE_TELEMETRY'], os.environ['DO_NOT_TRACK'])"
+    )
+    env = {**ENVIRONMENT, "TMPDIR": str(tmp_path), "DO_NOT_TRACK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.stdout.split()[1:] == ["1", "0"], done.stderr
+    assert done.stdout.split()[0].endswith("/dermpipe-4242")
 
 
 def test_a_defect_keeps_its_traceback(run: Run) -> None:

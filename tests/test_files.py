@@ -165,6 +165,8 @@ def test_a_place_that_cannot_be_written_to_is_found_before_the_work(tmp_path: Pa
     require_writable(tmp_path / "not" / "yet", "--out")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="a folder is there"):
+        require_writable(tmp_path, "--onnx", file=True)
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nobody/may")):
         with pytest.raises(DataError, match=f"--out {place}: .* cannot be written to"):
             require_writable(place, "--out")

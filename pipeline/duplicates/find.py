@@ -23,7 +23,7 @@ from pipeline.duplicates.features import Features, extract, neighbours, vlad
 from pipeline.duplicates.flags import DuplicatesFlags
 from pipeline.duplicates.match import Agreement, compare
 from pipeline.figures import Tile, contact_sheet, save
-from pipeline.files import write_file, writing
+from pipeline.files import require_writable, write_file, writing
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import Source, open_source
@@ -49,6 +49,7 @@ Result = TypeVar("Result")
 
 def run(flags: DuplicatesFlags) -> None:
     """Write the table of pairs and the contact sheet of the best new ones."""
+    require_writable(flags.out, "--out", file=True)
     cv2.setNumThreads(1)  # the threads of _in_threads keep every core busy
     source = open_source(flags.source)
     pairs = find_pairs(source, workers=flags.workers or cores(), seed=flags.seed)

@@ -8,6 +8,8 @@ alone: the same command again does nothing, or resumes.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,10 +18,10 @@ from tqdm import tqdm
 from urllib3.util import Retry
 
 from pipeline.errors import DataError, warn
-from pipeline.files import writing
+from pipeline.files import require_writable, writing
 from pipeline.ham10000.flags import DownloadFlags
 from pipeline.ham10000.tables import TABLE_ENDINGS
-from pipeline.ham10000.transfer import RETRY, fetch, get, md5_of, open_session
+from pipeline.ham10000.transfer import RETRY, RefusedError, fetch, get, md5_of, open_session
 
 DATASET = "doi:10.7910/DVN/DBW86T"
 """Persistent identifier of the deposit."""
@@ -29,6 +31,12 @@ TRAINING = ("HAM10000_images_part_1.zip", "HAM10000_images_part_2.zip", "HAM1000
 
 TEST = ("ISIC2018_Task3_Test_Images.zip", "ISIC2018_Task3_Test_GroundTruth")
 """Files of the official ISIC 2018 Task 3 test set, some 0.4 GB."""
+
+BY_HAND = """\
+{error}. What has arrived is kept: the same command again resumes. Where a firewall refuses
+programs, fetch the files by hand: open https://doi.org/10.7910/DVN/DBW86T in a browser, download
+{names}, and put them, not unpacked, into {out}; then build."""
+"""What follows the error of a server that refuses."""
 
 LICENCE = """\
 HAM10000 is licensed CC BY-NC 4.0 (https://creativecommons.org/licenses/by-nc/4.0/): share and
@@ -79,10 +87,11 @@ def download(
         DataError: a file is not in the listing, the server refuses or keeps failing, the disk is
             full.
     """
-    base_url = base_url.rstrip("/")
-    with open_session(retry) as session:
+    require_writable(out, "--out")
+    base_url, names = base_url.rstrip("/"), TRAINING + (TEST if test_set else ())
+    with open_session(retry) as session, _explained(out, names):
         listing = list_files(session, base_url)
-        wanted = [find(listing, name, base_url) for name in TRAINING + (TEST if test_set else ())]
+        wanted = [find(listing, name, base_url) for name in names]
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         missing = [file for file in wanted if not is_complete(out / file.name, file)]
@@ -92,6 +101,16 @@ def download(
     return [out / file.name for file in wanted]
 
 
+@contextmanager
+def _explained(out: Path, names: tuple[str, ...]) -> Iterator[None]:
+    """Add to the error of a server that refuses how to fetch the files by hand."""
+    try:
+        yield
+    except RefusedError as error:
+        listed = f"{', '.join(names[:-1])} and {names[-1]}"
+        raise DataError(BY_HAND.format(error=error, names=listed, out=out)) from error
+
+
 def list_files(session: requests.Session, base_url: str) -> list[dict]:
     """Return the ``dataFile`` entries of the deposit's latest published version."""
     url = f"{base_url}/api/datasets/:persistentId/versions/:latest-published/files"
@@ -99,7 +118,7 @@ def list_files(session: requests.Session, base_url: str) -> list[dict]:
     try:
         return [entry["dataFile"] for entry in response.json()["data"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
+        raise RefusedError(
             f"{url} did not answer with a Dataverse file listing; is {base_url} a Dataverse?"
         ) from error
 

@@ -42,6 +42,10 @@ RETRY = Retry(
 """Eight attempts in a row, at most a minute apart; ``Retry-After`` is respected."""
 
 
+class RefusedError(DataError):
+    """A server that cannot be reached, or that answers with something else."""
+
+
 def open_session(retry: Retry) -> requests.Session:
     """Return a session that repeats failed requests as ``retry`` says."""
     session = requests.Session()
@@ -55,17 +59,19 @@ def get(session: requests.Session, url: str, **how: Any) -> requests.Response:
     """Send a GET request and return the response; status 416 (range) is the caller's to handle.
 
     Raises:
-        DataError: the server cannot be reached or answers with another error status.
+        RefusedError: the server cannot be reached, or answers with another error status, a page, or
+            nothing yet (202), as firewalls do.
     """
     try:
         response = session.get(url, timeout=TIMEOUT, **how)
         if response.status_code != 416:
             response.raise_for_status()
     except requests.RequestException as error:
-        raise DataError(
-            f"cannot fetch {url}: {_reason(error)}. Does the address open in a browser? What has "
-            f"arrived is kept: run the same command again to resume"
-        ) from error
+        raise RefusedError(f"cannot fetch {url}: {_reason(error)}") from error
+    page = "html" in response.headers.get("Content-Type", "")
+    if response.status_code != 416 and (page or response.status_code not in (200, 206)):
+        what = "a web page" if page else "no content"
+        raise RefusedError(f"cannot fetch {url}: status {response.status_code} with {what}")
     return response
 
 

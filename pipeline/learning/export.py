@@ -7,18 +7,18 @@ Input ``images`` [N, 3, S, S] float32, normalised with the card's mean and std; 
 """
 
 import json
+import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from pipeline.files import write_file
+from pipeline.files import write_file, writing
 from pipeline.learning.model import malignant_log_odds
 from pipeline.learning.stored_model import ModelCard
 
@@ -62,8 +62,9 @@ def export_onnx(
             f"{path} was not written: onnxruntime's logits differ from PyTorch's by up to "
             f"{worst['logits']:.2g} on {len(images)} images (at most {tolerance:g} is rounding)"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, content)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, content)
     return worst
 
 
@@ -89,6 +90,9 @@ def to_onnx(wrapped: WithProbability, card: ModelCard) -> bytes:
 
 def differences(content: bytes, wrapped: WithProbability, images: Tensor) -> dict[str, float]:
     """Return the largest absolute difference between onnxruntime and PyTorch, by output."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     largest = []
     for chunk in images.split(16):  # bounds the memory

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.figures import Tile, contact_sheet, save
+from pipeline.files import require_writable
 from pipeline.ham10000.taxonomy import DX
 from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.flags import PreviewFlags
@@ -47,6 +48,7 @@ class PreviewPlan(EpochPlan):
 
 def run(flags: PreviewFlags) -> None:
     """Choose originals, load them and write the sheet."""
+    require_writable(flags.out, "--out", file=True)
     split = open_shards(cached(flags.shards, flags.cache)).split(flags.split, flags.fold)
     samples = Samples(split)
     chosen = choose_originals(samples.labels, flags.samples, seed=flags.seed)

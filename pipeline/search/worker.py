@@ -28,7 +28,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateF
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import DataError
-from pipeline.files import sha256
+from pipeline.files import require_writable, sha256
 from pipeline.search import report
 from pipeline.search.flags import SearchFlags
 from pipeline.search.space import Space, make_space, suggest, words_of
@@ -71,6 +71,7 @@ def search(
         DataError: a mistake in the flags, or no trial has succeeded.
         SystemExit: interrupted by a signal; exit code 128 + its number.
     """
+    require_writable(flags.out, "--out")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", ExperimentalWarning)
     space = make_space(flags)

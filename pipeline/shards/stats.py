@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pipeline.figures import blank, save
+from pipeline.files import require_writable
 from pipeline.ham10000.metadata import AGE_BANDS, age_band
 from pipeline.ham10000.taxonomy import DX, DX_NAMES, SEXES
 from pipeline.shards.dataset import open_shards
@@ -24,10 +25,11 @@ TOTALS = "images and lesions"
 def run(flags: StatsFlags) -> None:
     """Print the tables and draw them."""
     shards = open_shards(flags.root)
+    out = flags.out or flags.root / "stats.png"
+    require_writable(out, "--out", file=True)
     tables = tabulate(shards.samples)
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string()}")
-    out = flags.out or flags.root / "stats.png"
     draw(tables, out)
     print(f"\nmanifest sha256 {shards.manifest_sha256}\ndrawn in {out}")
 

@@ -58,7 +58,7 @@ FLUSH_SECONDS = 20.0
 
 
 def start_wandb_run(folder: Path, *, run_id: str | None = None, **about: Any) -> wandb.Run | None:
-    """Start a run, or continue ``run_id``; None where WANDB_MODE is "disabled".
+    """Start a run, or continue ``run_id``; None where the environment switches W&B off.
 
     Args:
         folder: gives the run its name; its files go to FOLDER/wandb.
@@ -72,15 +72,20 @@ def start_wandb_run(folder: Path, *, run_id: str | None = None, **about: Any) ->
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # an inherited service outlives this process and keeps a killed run's id locked
     os.environ.pop("WANDB_SERVICE", None)
-    mode = os.environ.get("WANDB_MODE") or "online"
-    if mode == "disabled":
+    mode = os.environ.get("WANDB_MODE", "").strip().lower()
+    if mode == "disabled" or truth(os.environ.get("WANDB_DISABLED", "")):
         return None
+    if mode:
+        os.environ["WANDB_MODE"] = mode
     # W&B keeps copies of artifacts' files until they are sent: beside the run, not in the home
     os.environ.setdefault("WANDB_DATA_DIR", str((folder / "wandb").resolve()))
     where: dict[str, Any] = {"dir": str(folder), "name": folder.resolve().name}
     where |= {"id": run_id, "resume": "allow" if run_id else None}
-    server = wandb.setup().settings.base_url
-    if mode == "online" and logged_in(server):
+    settings = wandb.setup().settings  # of the environment, and of `wandb offline|disabled`
+    server, mode = settings.base_url, settings.mode
+    if mode == "disabled":
+        return None
+    if mode in ("online", "run") and logged_in(server):
         try:
             probe(server)
             return wandb.init(mode="online", **where, **about)
@@ -91,6 +96,11 @@ def start_wandb_run(folder: Path, *, run_id: str | None = None, **about: Any) ->
             )
             wandb.teardown()  # W&B's service keeps the id of a run that failed to start locked
     return wandb.init(mode="offline", **where, **about)
+
+
+def truth(text: str) -> bool:
+    """Say whether the value of a variable of the environment means yes."""
+    return text.strip().lower() not in ("", "0", "f", "false", "n", "no", "off")
 
 
 def logged_in(server: str) -> bool:

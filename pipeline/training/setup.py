@@ -6,6 +6,7 @@ The order matters: rank 0 looks for saved state first, then the network is made,
 state goes into it last.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from pipeline.tracking.journal import PointJournal
 from pipeline.tracking.tracker import make_tracker, run_id
 from pipeline.tracking.views import Pictures
 from pipeline.training.epoch_end import EpochEnd
-from pipeline.training.flags import ModelFlags, TrainFlags
+from pipeline.training.flags import TrainFlags
 from pipeline.training.processes import Interruption, first_on_main
 from pipeline.training.resume import resume
 from pipeline.training.run import Run, StoredFacts
@@ -175,14 +176,15 @@ def make_state(flags: TrainFlags, accelerator: Accelerator, *, fresh: bool) -> T
     seed_all(flags.run.seed)
     weights = flags.model.weights if fresh else "none"
     outputs, dropout = len(CLASSES[flags.model.task]), flags.regularisation.dropout
+    synchronised = accelerator.device.type == "cuda" and accelerator.num_processes > 1
     with accelerator.main_process_first():  # the weights may have to be fetched, once
         report = print if accelerator.is_main_process else (lambda line: None)
         model = build_model(
             flags.model.arch, outputs, weights=weights, dropout=dropout, report=report
         )
-    check_image_size(model, flags.model, flags.data.image_size)
+    check_images(model, flags, alone=flags.data.batch_size == 1 and not synchronised)
     model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
+    if synchronised:
         # batch statistics over all ranks; torch has this for GPUs only
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ema_decay, name = flags.regularisation.ema_decay, flags.optimisation.optimizer
@@ -196,16 +198,25 @@ def make_state(flags: TrainFlags, accelerator: Accelerator, *, fresh: bool) -> T
     return TrainingState(accelerator, model, network, average, optimizer, sums)
 
 
-def check_image_size(model: nn.Module, flags: ModelFlags, image_size: int) -> None:
-    """Run one blank image through the network: some architectures take one size only."""
+def check_images(model: nn.Module, flags: TrainFlags, *, alone: bool) -> None:
+    """Run one blank image through the network: some architectures take one size only.
+
+    With ``alone``, batches of one image, it is run in training mode too, on a copy: a batch norm
+    over a single value has no variance.
+    """
+    size, copied = flags.data.image_size, None
+    blank = torch.zeros(1, 3, size, size)
     model.eval()
     try:
-        with torch.inference_mode():
-            model(torch.zeros(1, 3, image_size, image_size))
+        with torch.inference_mode(), torch.random.fork_rng(devices=()):
+            model(blank)
+            if alone:
+                copied = copy.deepcopy(model).train()
+                copied(blank)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise DataError(
-            f"--arch {flags.arch} does not take images of --image-size {image_size}: {error}"
-        ) from error
+        what = f"images of --image-size {size}"
+        what = f"batches of one image (--batch-size 1) at --image-size {size}" if copied else what
+        raise DataError(f"--arch {flags.model.arch} does not take {what}: {error}") from error
     model.train()
 
 

@@ -28,6 +28,13 @@ ZIP_1, ZIP_2, TABLE = (
     "HAM10000_metadata.csv",
 )
 
+REFUSALS = {
+    "forbidden": (403, "text/html", b"<html>Forbidden"),
+    "challenge": (202, "text/plain", b""),
+    "page": (200, "text/html; charset=utf-8", b"<html>Are you a person?"),
+}
+"""Answers of a firewall: status, kind and content."""
+
 
 def noise(count: int, seed: int) -> bytes:
     return np.random.default_rng(seed).integers(0, 256, count, dtype=np.uint8).tobytes()
@@ -102,12 +109,22 @@ class Handler(BaseHTTPRequestHandler):
         fault = faults.pop(0) if faults else ""
         if fault == "busy":
             return self.send_error(503)
+        if fault in REFUSALS:
+            return self.refuse(fault)
         body = b"<html>" if fault == "html" else json.dumps(self.state.listing()).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
         return None
+
+    def refuse(self, fault: str) -> None:
+        status, kind, body = REFUSALS[fault]
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def send_file(self, name: str, query: dict, wanted: str, fault: str) -> None:
         data = self.state.files[name]
@@ -120,6 +137,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.end_headers()
         if fault == "gone":
             return self.send_error(404)
+        if fault in REFUSALS:
+            return self.refuse(fault)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         if fault == "ignore-range":
             start = 0
@@ -279,7 +298,7 @@ def test_the_wait_that_a_server_asks_for_is_kept(tmp_path: Path, deposit: Deposi
 
 def test_a_server_that_stays_busy_is_reported(tmp_path: Path, deposit: Deposit) -> None:
     deposit.faults[ZIP_1] = ["busy:0"] * 9
-    with pytest.raises(DataError, match=r"429.*run the same command again"):
+    with pytest.raises(DataError, match=r"429.*the same command again resumes"):
         download(tmp_path, base_url=deposit.url, retry=QUICK)
     assert len(deposit.ranges(ZIP_1)) == 4
 
@@ -299,6 +318,20 @@ def test_permanent_errors_are_reported_at_once(tmp_path: Path, deposit: Deposit)
         download(tmp_path, base_url="no-address", retry=QUICK)
     with pytest.raises(DataError, match="Connection refused"):
         download(tmp_path, base_url="http://127.0.0.1:1", retry=QUICK)
+
+
+@pytest.mark.parametrize("fault", REFUSALS)
+@pytest.mark.parametrize("asked", ["listing", ZIP_1])
+def test_a_firewall_gets_the_way_by_hand(
+    tmp_path: Path, deposit: Deposit, fault: str, asked: str
+) -> None:
+    deposit.faults[asked] = [fault] * 9
+    with pytest.raises(DataError, match=rf"(?s){ZIP_1}, {ZIP_2}.*put them.*{tmp_path}") as failure:
+        download(tmp_path, base_url=deposit.url, retry=QUICK, test_set=fault == "page")
+    assert "in a browser" in str(failure.value)
+    assert ("ISIC2018_Task3_Test_GroundTruth" in str(failure.value)) == (fault == "page")
+    assert [name for name, _, _ in deposit.asked].count(asked) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_prints_the_licence_and_reports_failure_in_one_message(

@@ -17,6 +17,7 @@ from sklearn.metrics import auc, confusion_matrix, precision_recall_curve, roc_c
 from pipeline.learning.stored_model import load_stored
 from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import open_shards
+from pipeline.tracking.wandb_run import start_wandb_run
 
 NOBODY = {"WANDB_API_KEY": "", "NETRC": "/nowhere", "WANDB_MODE": "online"}
 """Online is wanted, but nobody is logged in."""
@@ -29,6 +30,19 @@ FLAGS = (
     *("--tracker", "wandb", "--mixed-precision", "no"),
     *("--group", "moles", "--tags", "a", "b", "--notes", "a note"),
 )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("WANDB_DISABLED", value) for value in ("true", "True", "1", "yes", "on", " TRUE ")),
+        *(("WANDB_MODE", value) for value in ("disabled", "DISABLED")),
+    ],
+)
+def test_the_environment_switches_wandb_off(name, value, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, value)
+    assert start_wandb_run(tmp_path) is None
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

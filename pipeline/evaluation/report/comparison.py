@@ -17,6 +17,7 @@ from pipeline.evaluation.predictions import read
 from pipeline.evaluation.report.page import as_json, template, write_files
 from pipeline.evaluation.report.plots import unit_square
 from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, blank, data_url, png, smaller_png
+from pipeline.files import require_writable
 
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 """Colour and stroke of each report's curve."""
@@ -24,6 +25,7 @@ LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 
 def run(flags: CompareFlags) -> None:
     """Compare each report with the first, write the page, print the headlines."""
+    require_writable(flags.out, "--out")
     tables = [read(folder / "predictions.csv") for folder in flags.reports]
     metrics = [read_metrics(folder) for folder in flags.reports]
     names = [str(folder) for folder in flags.reports]
