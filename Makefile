@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 UV_VERSION := 0.13.9
+# Two files of tests at a time even on a large machine: their trainings have two threads each.
+PARALLEL ?= -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all lint format lock clean
 
@@ -24,10 +26,10 @@ demo: env ## All of it on synthetic data: shards, training on 2 CPU processes, r
 	@$(PY) scripts/demo.py
 
 test: env ## Every test not marked slow (CI runs this)
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -m "not slow" $(PARALLEL)
 
 test-all: env ## The slow ones too
-	@$(PY) -m pytest
+	@$(PY) -m pytest $(PARALLEL)
 
 lint: env ## ruff (lint and format) and pyright
 	@$(VENV)/bin/ruff check .
