@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -38,7 +39,8 @@ def main(search: int, grace: int, run: Path, command: list[str]) -> int:
     if os.getppid() != search:  # it died before the line above
         return 128 + signal.SIGTERM
     lock = (run / "search.lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    with suppress(OSError):  # some file systems have no locks
+        fcntl.flock(lock, fcntl.LOCK_EX)
     child = subprocess.Popen(
         command,
         preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509

@@ -125,10 +125,14 @@ def publish_with_room(run_dir: Path, folder: Path, files: Mapping[str, bytes]) -
 def best_is_of(run_dir: Path, epoch: int) -> bool:
     """Say whether RUN/best is of this epoch; where it is not, take it from its checkpoint, if any.
 
-    It can be missing because the disk was full when the epoch ended.
+    It can be missing because the disk was full when the epoch ended, or because RUN was copied
+    without its link, which is made again.
     """
     with suppress(DataError):
-        if read_card(stored_folder(run_dir / "best")).epoch == epoch:
+        folder = stored_folder(run_dir / "best")
+        if read_card(folder).epoch == epoch:
+            if not (run_dir / "best").is_dir():
+                point(run_dir / "best", folder)
             return True
     for folder in step_folders(run_dir):
         with suppress(DataError):

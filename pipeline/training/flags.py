@@ -70,8 +70,8 @@ class ModelFlags:
     arch: str = "resnet34"
     """A torchvision classification model by name, as resnet50, efficientnet_b0, convnext_tiny."""
     weights: str = "imagenet"
-    """Where the weights start: imagenet, none (from scratch), or the path of a state dict
-    (.safetensors, .pt, .pth) or of a stored model's folder."""
+    """Where the weights start: imagenet, none (from scratch), or the path of a file that a trainer
+    wrote (safetensors or torch), or of a stored model's folder."""
     task: Task = "binary"
     """binary (benign or malignant) or dx (the seven diagnoses; the malignant probability is then
     the sum over mel, bcc and akiec)."""

@@ -10,6 +10,7 @@ from pipeline.errors import DataError
 from pipeline.files import publish_folder
 from pipeline.learning.model import build_model
 from pipeline.learning.stored_model import ModelCard, load_stored, read_card, stored_files
+from pipeline.training.checkpoints import best_is_of
 
 SAMPLES = pd.DataFrame(
     {"image_id": ["a", "b"], "lesion_id": ["l", ""], "group": ["l", "b"], "split": ["train", "val"]}
@@ -35,6 +36,29 @@ def test_a_stored_model_reads_back_whole(run):
         assert samples.to_dict("list") == SAMPLES.to_dict("list")
         for name, tensor in loaded.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name])
+
+
+@pytest.mark.parametrize("left", ["nothing", "a file with the link's text"])
+def test_a_run_copied_without_its_link_opens(run, left):
+    folder, _, card = run
+    (folder / "best").rename(folder / "best-step-00000007")
+    if left != "nothing":
+        (folder / "best").write_text("best-step-00000007")
+    for path in (folder, folder / "best", folder / "best-step-00000007" / "model.json"):
+        assert load_stored(path)[1].threshold == card.threshold
+
+
+def test_a_link_copied_without_its_model_is_named(tmp_path):
+    (tmp_path / "best").symlink_to("best-step-00000007")
+    for path in (tmp_path, tmp_path / "best"):
+        with pytest.raises(DataError, match=r"is a link to best-step-00000007, which is not there"):
+            load_stored(path)
+
+
+def test_a_run_gets_its_link_again_when_its_training_ends(run):
+    (run[0] / "best").rename(run[0] / "best-step-00000007")
+    assert best_is_of(run[0], 0) and not best_is_of(run[0], 5)
+    assert (run[0] / "best").readlink().name == "best-step-00000007"
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "training_samples.csv"])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -40,6 +41,15 @@ def test_a_fold_is_validated_on_and_the_others_are_trained_on(
         kept.sort_index(), expected.sort_index(), check_names=False, check_dtype=False
     )
     assert json.loads((run / "config.json").read_text())["flags"]["fold"] == 1
+
+
+def test_batches_of_one_image_are_refused_where_the_network_takes_none(
+    tiny: list[str], tmp_path: Path, train: Callable[..., Any]
+) -> None:
+    one = [*tiny, "--run-dir", tmp_path / "run", "--batch-size", "1", "--epochs", "1"]
+    refused = train(*one, "--arch", "resnet18")  # ends at 1 x 1 pixel
+    assert refused.codes == [2], refused.text
+    assert "batches of one image (--batch-size 1) at --image-size 32" in refused.text
 
 
 def test_seven_diagnoses_are_not_learnt_from_two_labels() -> None:

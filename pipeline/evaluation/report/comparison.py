@@ -18,6 +18,7 @@ from pipeline.evaluation.report.page import as_json, template, write_files
 from pipeline.evaluation.report.plots import unit_square
 from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, blank, data_url, png, smaller_png
 from pipeline.files import require_writable
+from pipeline.folders import utf8
 
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 """Colour and stroke of each report's curve."""
@@ -28,7 +29,7 @@ def run(flags: CompareFlags) -> None:
     require_writable(flags.out, "--out")
     tables = [read(folder / "predictions.csv") for folder in flags.reports]
     metrics = [read_metrics(folder) for folder in flags.reports]
-    names = [str(folder) for folder in flags.reports]
+    names = [utf8(folder) for folder in flags.reports]
     boot = {"resamples": flags.resamples, "seed": flags.seed}
     pairs = [
         {"first": names[0], "second": name, **compare(tables[0], table, **boot)}
