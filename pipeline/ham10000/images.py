@@ -11,6 +11,7 @@ absolute path) has no effect. Pipes, devices and files larger than ``MAX_IMAGE_B
 
 import copy
 import functools
+import io
 import os
 import re
 import zipfile
@@ -23,6 +24,7 @@ from typing import Literal, NamedTuple
 
 from pipeline.errors import DataError
 from pipeline.folders import is_clutter, printable, walk
+from pipeline.ham10000 import hdf5
 from pipeline.ham10000.decoding.formats import EXTENSIONS, LFS_POINTER, UNREAD, describe_unread
 from pipeline.ham10000.names import locate
 
@@ -181,6 +183,8 @@ class ImageStore:
         try:
             if container.is_dir():
                 file = (container / location.member).open("rb")
+            elif container.suffix.lower() in hdf5.ENDINGS:
+                file = io.BytesIO(hdf5.read(container, location.member))
             else:
                 file = _zip(container, os.getpid()).open(location.member)
             with file:
@@ -209,12 +213,12 @@ def _zip(path: Path, process: int) -> zipfile.ZipFile:
 
 
 def find_containers(source: Path) -> tuple[Path, ...]:
-    """Return the folders and zips in ``source`` that hold images, folders first.
+    """Return the folders, zips and HDF5 files in ``source`` that hold images, folders first.
 
     Where HAM10000's parts are missing, other zips follow and the folder itself comes last.
     """
     inside = [path for path in source.iterdir() if not is_clutter(path.name)]
-    zips = {path for path in inside if path.suffix.lower() == ".zip" and path.is_file()}
+    zips = {p for p in inside if p.suffix.lower() == ".zip" or hdf5.is_read(p) if p.is_file()}
     found = [p for p in inside if CONTAINER.fullmatch(p.name) and (p in zips or p.is_dir())]
     found.sort(key=lambda path: (path in zips, path.name))
     if any(path.name.lower().startswith("ham10000") for path in found):
@@ -269,6 +273,9 @@ def _files(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, str, int,
 
 def _members(path: Path) -> Iterator[tuple[str, str, int, int]]:
     """Yield name, the same as meant, unpacked size and CRC-32 of each file in a zip."""
+    if path.suffix.lower() in hdf5.ENDINGS:
+        yield from hdf5.members(path)
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

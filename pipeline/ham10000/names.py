@@ -23,8 +23,7 @@ slash, short enough for a ustar header."""
 def without_extension(name: str) -> str:
     """Return ``name`` without the ending of an image file, with forward slashes, in Unicode NFC."""
     name = _path(name)
-    ending = next((e for e in EXTENSIONS if name.lower().endswith(e)), "")
-    return name[: len(name) - len(ending)]
+    return name.rpartition(".")[0] if name.lower().endswith(EXTENSIONS) else name
 
 
 def key(name: str) -> str:

@@ -3,8 +3,10 @@
 import csv
 import io
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -232,6 +234,24 @@ def test_isic_2024_takes_its_crops_though_none_is_dermoscopic(tmp_path):
     source = open_source(folder(tmp_path, tables, ["train-image/I1.jpg", "train-image/I2.jpg"]))
     assert (source.kind, source.labels) == ("isic2024", "binary")
     assert source.table["label"].tolist() == [0, 1] and not source.left_out
+
+
+def test_the_crops_of_isic_2024_are_read_from_their_hdf5_file_by_several_processes(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    text = "isic_id,target,patient_id\nI1,0,P1\nI2,1,P2\n"
+    folder(
+        tmp_path, {"train-metadata.csv": text, "sample_submission.csv": "isic_id,target\nI9,0"}, []
+    )
+    with h5py.File(tmp_path / "train-image.hdf5", "w") as file:
+        for name in ("I1", "I2"):
+            file.create_dataset(name, data=np.void(name.encode() * 40))
+    store = open_source(tmp_path).store
+    assert store.read("I2") == b"I2" * 40 and store.where("I2").endswith("train-image.hdf5/I2")
+    with ProcessPoolExecutor(1) as pool:
+        assert pool.submit(store.only(["I1"]).read, "I1").result() == b"I1" * 40
+    (tmp_path / "train-image.hdf5").write_bytes(b"cut off")
+    with pytest.raises(DataError, match=r"cannot read .*train-image.hdf5"):
+        open_source(tmp_path)
 
 
 def test_one_folder_a_class_takes_copies_once_and_keeps_equal_names_apart(tmp_path):

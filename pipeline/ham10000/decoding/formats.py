@@ -15,6 +15,7 @@ EXTENSIONS = (
 
 CONVERT = "convert {} to JPEG or PNG"
 UNPACK = "unpack {}"
+H5PY = "`pip install h5py` to read {}"
 
 UNREAD = {
     **dict.fromkeys((".heic", ".heif", ".hif", ".avif", ".jxl", ".gif", ".svg", ".psd"), CONVERT),
@@ -22,6 +23,7 @@ UNREAD = {
     **dict.fromkeys((".dcm", ".dicom", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf"), CONVERT),
     **dict.fromkeys((".orf", ".rw2", ".pef", ".srw", ".pdf", ".eps", ".raw"), CONVERT),
     **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".xz", ".bz2"), UNPACK),
+    **dict.fromkeys((".hdf5", ".h5"), H5PY),
 }
 """What to do with files of these endings, which may be or hold images and are not read."""
 
