@@ -65,9 +65,18 @@ def test_truncated_jpeg_with_an_end_marker_put_on_is_rejected(image_size):
 
 @pytest.mark.parametrize("tail", [b"\n", b"\0" * 64, b"<html>", WHOLE, b"\xff\xd9"])
 @pytest.mark.parametrize("data", [WHOLE, PROGRESSIVE], ids=["baseline", "progressive"])
-def test_trailing_garbage_is_rejected(data, tail):
-    with pytest.raises(BadImageError, match=f"{len(tail):,} bytes of trailing garbage"):
-        encode(data + tail, UNTOUCHED)
+def test_bytes_after_the_end_are_cut_and_noted(data, tail):
+    assert encode(data + tail, UNTOUCHED) == (data, f"{len(tail):,} bytes beside the picture cut")
+    assert encode(data + tail, EncodeSettings(32))[0] == encode(data, EncodeSettings(32))[0]
+
+
+def test_of_a_file_with_several_pictures_the_first_is_taken_without_the_list_of_the_others():
+    out = io.BytesIO()
+    photo().save(out, "MPO", save_all=True, append_images=[photo((9, 6))], quality=95)
+    jpeg, said = encode(out.getvalue(), UNTOUCHED)
+    assert np.array_equal(opened(jpeg), opened(WHOLE))
+    assert said is not None and said.endswith("bytes beside the picture cut")
+    assert b"MPF" not in jpeg and encode(jpeg, UNTOUCHED) == (jpeg, None)
 
 
 def test_thumbnail_with_an_end_marker_of_its_own_is_no_trailing_garbage():
@@ -85,12 +94,16 @@ def test_thumbnail_with_an_end_marker_of_its_own_is_no_trailing_garbage():
     ("data", "reason"),
     [
         (b"", "empty"),
-        (bytes(5000), "not an image"),
+        (bytes(5000), "not an image.*bytes of zeros"),
         (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "not an image.*<!DOCTYPE"),
         (b"\xff\xd8\xff\xd9", "no frame header"),
         (b"\xff\xd8" + b"spam" * 100, "no marker"),
-        (b"GIF89a" + bytes(50), "not an image"),
+        (b"GIF89a" + bytes(50), "a GIF image: convert it"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"\0\0\0\x18ftypheic" + bytes(9), "a HEIC image: convert it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run `git lfs pull`"),
+        (b"PK\x03\x04" + bytes(50), "a zip archive: unpack it"),
+        (bytes(128) + b"DICM" + bytes(50), "a DICOM file: convert it"),
         (saved(photo(), "PNG")[:-40], "cannot be decoded"),
     ],
 )
@@ -196,7 +209,6 @@ def test_small_images_are_never_enlarged():
     )
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_png_of_more_pixels_than_the_limit_is_refused():
     data = saved(Image.new("1", (10_001, 10_000)), "PNG")
     with pytest.raises(BadImageError, match="10001 x 10000 pixels; the limit is 100,000,000"):

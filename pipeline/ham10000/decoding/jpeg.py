@@ -1,7 +1,7 @@
 """Whether a file is a whole JPEG, and of which kind: found from its markers, without decoding.
 
-Decoders stop at the end-of-image marker and ignore what follows, so trailing garbage has to be
-found here. It costs some 50 microseconds an image.
+Decoders stop at the end-of-image marker and ignore what follows: a phone's notes, padding, further
+pictures. It is found here, for some 50 microseconds an image.
 
     read_header(jpeg).width
 """
@@ -17,11 +17,11 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _END = b"\xff\xd9"
 _END_PAIR = int.from_bytes(_END, "little")
-_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
+_EOI, _SOS, _APP1, _APP2 = 0xD9, 0xDA, 0xE1, 0xE2
 
 
 class BadImageError(ValueError):
-    """An image that cannot be packed; the message is the reason."""
+    """An image that cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,51 @@ class JpegHeader:
     """8 bits, Huffman-coded, baseline or progressive: what every decoder reads."""
     has_exif: bool
     """There is an EXIF block, which may name a rotation."""
+    has_profile: bool
+    """There is a colour profile."""
+    spans: tuple[tuple[int, int], ...]
+    """First byte and end of what belongs to the picture: neither what follows its end, nor the list
+    of further pictures (MPF), which cannot be right without them."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of the picture."""
+        return sum(end - start for start, end in self.spans)
+
+    def picture(self, data: bytes) -> bytes:
+        """Return the picture's bytes; ``data`` itself if nothing is to be cut."""
+        if self.length == len(data):
+            return data
+        return b"".join(data[start:end] for start, end in self.spans)
 
 
 def read_header(data: bytes) -> JpegHeader:
     """Read all markers of ``data``, which begins with ``SOI``.
 
     Raises:
-        BadImageError: it ends early, bytes follow its end, or its structure is not that of a JPEG.
+        BadImageError: it ends early, or its structure is not that of a JPEG.
     """
-    kind, frame, has_exif = 0, b"", False
-    position = len(SOI)
+    kind, frame, has_exif, has_profile = 0, b"", False, False
+    position, kept, spans = len(SOI), 0, []
     while True:
+        marker = position
         code, position = _next_marker(data, position)
         if code == _EOI:
             break
         length = int.from_bytes(data[position : position + 2], "big")
         if length < 2 or position + length > len(data):
             raise BadImageError("truncated JPEG: a segment ends beyond the end of the file")
-        body = data[position + 2 : position + length] if code in _FRAMES | {_APP1} else b""
+        body = data[position + 2 : position + length] if code in _FRAMES | {_APP1, _APP2} else b""
         has_exif |= code == _APP1 and body.startswith(b"Exif\x00")
+        has_profile |= code == _APP2 and body.startswith(b"ICC_PROFILE\x00")
+        if code == _APP2 and body.startswith(b"MPF\x00"):
+            spans.append((kept, marker))
+            kept = position + length
         if code in _FRAMES:
             kind, frame = code, body
         position += length
         if code == _SOS:
             position = _end_of_scan(data, position)
-    if position != len(data):
-        raise BadImageError(
-            f"{len(data) - position:,} bytes of trailing garbage after the JPEG's end"
-        )
     if len(frame) < 6:
         raise BadImageError("damaged JPEG: it has no frame header")
     return JpegHeader(
@@ -74,6 +91,8 @@ def read_header(data: bytes) -> JpegHeader:
         components=frame[5],
         common=kind in _COMMON_FRAMES and frame[0] == 8,
         has_exif=has_exif,
+        has_profile=has_profile,
+        spans=(*spans, (kept, position)),
     )
 
 
