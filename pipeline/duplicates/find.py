@@ -51,7 +51,7 @@ def run(flags: DuplicatesFlags) -> None:
     """Write the table of pairs and the contact sheet of the best new ones."""
     require_writable(flags.out, "--out", file=True)
     cv2.setNumThreads(1)  # the threads of _in_threads keep every core busy
-    source = open_source(flags.source)
+    source = open_source(flags.source, image_types=flags.image_type)
     pairs = find_pairs(source, workers=flags.workers or cores(), seed=flags.seed)
     with writing(flags.out):
         flags.out.parent.mkdir(parents=True, exist_ok=True)

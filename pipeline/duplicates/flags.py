@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DataError
+from pipeline.ham10000.flags import ImageType
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,8 @@ class DuplicatesFlags:
     """Folder with the images and their metadata."""
     out: Path = Path("duplicates.csv")
     """Table of pairs to write; a contact sheet of the best new pairs goes beside it as .png."""
+    image_type: tuple[ImageType, ...] = ()
+    """Kinds of photographs to look at, as for build."""
     workers: int = 0
     """Processes; 0: one per core."""
     seed: int = 0
