@@ -3,7 +3,12 @@
 Imports no torch, so that ``--help`` answers at once.
 """
 
-from typing import Literal
+import ast
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pipeline.errors import DataError
 
 Task = Literal["binary", "dx"]
 """What the logits stand for: benign and malignant, or the diagnoses of the taxonomy."""
@@ -25,3 +30,23 @@ Weighting = Literal["inverse", "effective", "none"]
 
 RefitHead = Literal["none", "smote", "oversample", "undersample"]
 """How features are resampled before the last layer is fitted again."""
+
+
+def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` words as keyword arguments; values are JSON, Python or plain text."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (equals and name.isidentifier()):
+            raise DataError(f"--arch-args {word}: give NAME=VALUE, as drop_path_rate=0.1")
+        found[name] = _value(text)
+    return found
+
+
+def _value(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text

@@ -6,7 +6,9 @@ A map has the coarse grid of the last feature map. It does not show that the mod
 meaningful features, and it does not outline the lesion.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,20 +24,30 @@ from pipeline.learning.model import malignant_log_odds
 FINE_ENOUGH = 4
 """Rows and columns that a map should have; the last layers have fewer for small images."""
 
+Reshape = Callable[[Tensor], Tensor]
+
 CHUNK = 16
 """Images whose gradients are held at once."""
 
 
-def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module:
-    """Return the last module with an output [B, C, h, w] of at least ``FINE_ENOUGH`` rows.
+def last_feature_map(model: nn.Module, image: Tensor) -> tuple[nn.Module, Reshape | None]:
+    """Return the layer to look at, and how its output becomes [B, C, h, w].
 
-    One forward pass of ``image`` [1, 3, H, W] finds the shapes.
+    It is the last one whose map has at least ``FINE_ENOUGH`` rows, found by a forward pass of
+    ``image`` [1, 3, H, W]; in a vision transformer, the norm before the last attention.
     """
+    if isinstance(model, torchvision.models.VisionTransformer):
+        return model.get_submodule("encoder.layers")[-1].ln_1, tokens_to_map  # type: ignore[index]
+    blocks: Any = getattr(model, "blocks", None)
+    if blocks is not None and hasattr(blocks[-1], "norm1"):  # timm's
+        return blocks[-1].norm1, tokens_to_map
+    channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"  # timm's Swin
+    sides = slice(1, 3) if channels_last else slice(2, 4)
     found: list[tuple[int, nn.Module]] = []
 
     def note(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
-            found.append((min(output.shape[2:]), module))
+            found.append((min(output.shape[sides]), module))
 
     handles = [module.register_forward_hook(note) for module in model.modules()]
     try:
@@ -45,13 +57,14 @@ def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module:
         for handle in handles:
             handle.remove()
     finest = min(FINE_ENOUGH, max(side for side, _ in found))
-    return [module for side, module in found if side >= finest][-1]
+    layer = [module for side, module in found if side >= finest][-1]
+    return layer, (lambda maps: maps.permute(0, 3, 1, 2)) if channels_last else None
 
 
 def tokens_to_map(tokens: Tensor) -> Tensor:
-    """Return a vision transformer's tokens [B, 1 + s * s, C] as a map [B, C, s, s]."""
-    side = int((tokens.shape[1] - 1) ** 0.5)
-    return tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    """Return a transformer's tokens [B, N, C], class tokens first, as a map [B, C, s, s]."""
+    side = math.isqrt(tokens.shape[1])
+    return tokens[:, tokens.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
 
 
 def decision_heat(
@@ -62,11 +75,7 @@ def decision_heat(
     ``model`` is in eval mode and keeps its gradients; ``images`` [N, 3, H, W] float32 are
     normalised and on its device. ``called`` has N decisions: 1 explains malignant, 0 benign.
     """
-    layer, reshape = None, None
-    if isinstance(model, torchvision.models.VisionTransformer):
-        layer = model.get_submodule("encoder.layers")[-1].ln_1  # type: ignore[index]
-        reshape = tokens_to_map
-    layer = layer or last_feature_map(model, images[:1])
+    layer, reshape = last_feature_map(model, images[:1])
     signs, parts = [1 if decision else -1 for decision in called], []
     targets = [lambda logits, sign=sign: sign * malignant_log_odds(logits, task) for sign in signs]
     with GradCAM(model, [layer], reshape_transform=reshape) as cam:

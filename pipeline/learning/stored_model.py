@@ -9,7 +9,7 @@ link.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class ModelCard:
     """What is needed to use the weights, and their origin."""
 
     arch: str
-    """torchvision's name of the architecture."""
+    """Name of the architecture, of torchvision or ``timm:NAME``."""
     task: Task
     """What the logits stand for."""
     classes: tuple[str, ...]
@@ -76,8 +76,16 @@ class ModelCard:
     """How the last layer was fitted again after training."""
     weights_sha256: str = ""
     """Of model.safetensors, filled in when it is saved."""
+    arch_args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the architecture; not in the file where there are none."""
     format_version: int = FORMAT_VERSION
     """Of this card."""
+
+    def network(self) -> nn.Module:
+        """Return the network with random weights, on the CPU, in training mode."""
+        return build_model(
+            self.arch, len(self.classes), dropout=self.dropout, arch_args=self.arch_args
+        )
 
     def at(self, tta: Tta) -> "ModelCard":
         """Return the card with the threshold, temperature and bias that belong to ``tta``.
@@ -102,10 +110,11 @@ def stored_files(
     """Return the content of the three files by name; the card gets the hash of the weights."""
     weights = save({k: v.detach().cpu().contiguous() for k, v in state_dict.items()})
     card = replace(card, weights_sha256=sha256(weights))
+    values = {k: v for k, v in asdict(card).items() if k != "arch_args" or v}
     table = training_samples[["image_id", "lesion_id", "group", "split"]]
     return {
         WEIGHTS: weights,
-        CARD: (json.dumps(asdict(card), indent=2) + "\n").encode(),
+        CARD: (json.dumps(values, indent=2) + "\n").encode(),
         SAMPLES: table.to_csv(index=False, lineterminator="\n").encode(),
     }
 
@@ -130,7 +139,7 @@ def load_stored(path: Path) -> tuple[nn.Module, ModelCard, pd.DataFrame]:
             f"{weights}: damaged or replaced: sha256 {found[:12]}..., but {CARD} says "
             f"{card.weights_sha256[:12]}...; use another checkpoint"
         )
-    model = build_model(card.arch, len(card.classes), dropout=card.dropout)
+    model = card.network()
     load_whole(model, load_file(weights), source=weights, arch=card.arch)
     samples = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
     return model.eval(), card, samples

@@ -14,7 +14,6 @@ from pipeline.ham10000.taxonomy import DX
 from pipeline.learning.decision import Decision
 from pipeline.learning.flags import Tta
 from pipeline.learning.inference import Predictions, predict_logits
-from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES, task_targets
 from pipeline.learning.refit import fit_layer, resampled, set_layer, without_head
 from pipeline.learning.stored_model import ModelCard, load_stored, stored_files
@@ -129,6 +128,6 @@ def best_of(run: Run) -> tuple[nn.Module, ModelCard]:
     read = from_main(read, run.accelerator)
     assert read is not None
     state, card = read
-    model = build_model(card.arch, len(card.classes), dropout=card.dropout)
+    model = card.network()
     model.load_state_dict(state)
     return model.to(run.accelerator.device, memory_format=torch.channels_last), card  # type: ignore[call-overload]

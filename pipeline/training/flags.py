@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import DataError
-from pipeline.learning.flags import LossName, Optimizer, RefitHead, Schedule, Task, Tta, Weighting
+from pipeline.learning.flags import (
+    LossName,
+    Optimizer,
+    RefitHead,
+    Schedule,
+    Task,
+    Tta,
+    Weighting,
+    keyword_arguments,
+)
 from pipeline.loading.flags import Backend
 from pipeline.loading.order import Balance
 from pipeline.loading.presets import Augment
@@ -68,13 +77,20 @@ class ModelFlags:
     """The network, and what it learns."""
 
     arch: str = "resnet34"
-    """A torchvision classification model by name, as resnet50, efficientnet_b0, convnext_tiny."""
+    """A classifier of torchvision by name, as resnet50, efficientnet_b0, convnext_tiny, or of timm,
+    as timm:resnet50d (pip install timm)."""
+    arch_args: tuple[str, ...] = ()
+    """Keyword arguments of the architecture, as drop_path_rate=0.1 aa_layer=blurpool."""
     weights: str = "imagenet"
     """Where the weights start: imagenet, none (from scratch), or the path of a file that a trainer
     wrote (safetensors or torch), or of a stored model's folder."""
     task: Task = "binary"
     """binary (benign or malignant) or dx (the seven diagnoses; the malignant probability is then
     the sum over mel, bcc and akiec)."""
+
+    def __post_init__(self) -> None:
+        """Refuse arguments that are not NAME=VALUE."""
+        keyword_arguments(self.arch_args)
 
 
 @dataclass(frozen=True)

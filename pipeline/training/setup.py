@@ -20,6 +20,7 @@ from torch import nn
 from pipeline.errors import DataError
 from pipeline.files import write_file
 from pipeline.ham10000.taxonomy import DX
+from pipeline.learning.flags import keyword_arguments
 from pipeline.learning.losses import Loss
 from pipeline.learning.model import build_model
 from pipeline.learning.optimizers import FrozenBackbone, MovingAverage, make_optimizer
@@ -154,6 +155,7 @@ def first_card(flags: TrainFlags, manifest_sha256: str, git_revision: str) -> Mo
     """Return what is known of the model before it is trained."""
     return ModelCard(
         arch=flags.model.arch,
+        arch_args=keyword_arguments(flags.model.arch_args),
         task=flags.model.task,
         classes=CLASSES[flags.model.task],
         image_size=flags.data.image_size,
@@ -178,9 +180,13 @@ def make_state(flags: TrainFlags, accelerator: Accelerator, *, fresh: bool) -> T
     outputs, dropout = len(CLASSES[flags.model.task]), flags.regularisation.dropout
     synchronised = accelerator.device.type == "cuda" and accelerator.num_processes > 1
     with accelerator.main_process_first():  # the weights may have to be fetched, once
-        report = print if accelerator.is_main_process else (lambda line: None)
         model = build_model(
-            flags.model.arch, outputs, weights=weights, dropout=dropout, report=report
+            flags.model.arch,
+            outputs,
+            weights=weights,
+            dropout=dropout,
+            report=print if accelerator.is_main_process else (lambda line: None),
+            arch_args=keyword_arguments(flags.model.arch_args),
         )
     check_images(model, flags, alone=flags.data.batch_size == 1 and not synchronised)
     model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -101,7 +101,7 @@ def cache(tmp_path, monkeypatch):
 def test_imagenet_without_a_network_says_how_to_fetch_the_file(cache):
     with pytest.raises(DataError, match=r"Fetch https://.*resnet18.*--weights PATH") as failure:
         build_model("resnet18", 2, weights="imagenet")
-    assert f"put it into {cache}" in str(failure.value)
+    assert f"save it as {cache / IMAGENET_FILE}" in str(failure.value)
 
 
 def test_imagenet_weights_are_torchvisions_with_a_new_head(cache):
