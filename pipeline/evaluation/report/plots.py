@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pipeline.evaluation.metrics.calibration import reliability
@@ -89,11 +90,12 @@ def confusion(matrix: list[list[int]], names: Sequence[str]) -> Figure:
 
 
 def _reliability_line(axes: Axes, bins: list[dict], **style) -> None:
-    """Draw the malignant share of each bin with 95 % of its binomial."""
-    filled = pd.DataFrame([b for b in bins if b["n"]])
-    x, y = filled["mean_probability"].to_numpy(), filled["malignant_fraction"].to_numpy()
-    spread = 1.96 * np.sqrt(y * (1 - y) / filled["n"].to_numpy())
-    bars = [np.minimum(spread, y), np.minimum(spread, 1 - y)]
+    """Draw the malignant share of each bin with its 95 % Wilson interval."""
+    filled = [b for b in bins if b["n"]]
+    x, y = (np.array([b[k] for b in filled]) for k in ("mean_probability", "malignant_fraction"))
+    counts = [(round(b["malignant_fraction"] * b["n"]), b["n"]) for b in filled]
+    ends = np.array([binomtest(*count).proportion_ci(method="wilson") for count in counts])
+    bars = np.maximum([y - ends[:, 0], ends[:, 1] - y], 0)  # rounding, at shares of 0 and 1
     axes.errorbar(x, y, yerr=bars, ms=5, lw=1.4, elinewidth=0.8, capsize=2, **style)
 
 
