@@ -41,7 +41,7 @@ format: env ## Let ruff mend what it can
 	@$(VENV)/bin/ruff format .
 
 lock: env ## Resolve requirements.txt again from pyproject.toml
-	@$(VENV)/bin/uv pip compile pyproject.toml --group dev --extra cluster --extra hdf5 --extra postgres --universal --python-version 3.11 \
+	@$(VENV)/bin/uv pip compile pyproject.toml --group dev --extra cluster --extra hdf5 --extra postgres --extra timm --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-annotate --quiet --upgrade -o requirements.txt
 
 clean: ## Remove the environment and caches (never data, shards or runs)

@@ -30,7 +30,10 @@ WALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (TAXONOMY, *LOADING_CHOICES, "pipeline.learning", "pipeline.tracking"),
         ("nvidia",),
     ),
-    "search": (("pipeline.training", "pipeline.evaluation.report.page"), ("nvidia", "wandb")),
+    "search": (
+        ("pipeline.training", "pipeline.shards.storage", "pipeline.evaluation.report.page"),
+        ("nvidia", "wandb"),
+    ),
     "evaluation": (
         ("pipeline.ham10000", "pipeline.learning.flags", "pipeline.loading.flags"),
         TORCH,
@@ -185,7 +188,7 @@ def test_packing_rooms_bring_neither_torch_nor_dali(room: str) -> None:
 def test_a_packing_process_starts_without_pandas_and_scipy() -> None:
     code = (
         "import sys, pipeline.shards.packing.local_engine, pipeline.ham10000.images\n"
-        "heavy = {'pandas', 'scipy', 'fsspec', 'botocore'} & set(sys.modules)\n"
+        "heavy = {'pandas', 'scipy', 'obstore', 'botocore'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = run("-c", code)

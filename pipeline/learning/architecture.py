@@ -81,6 +81,7 @@ def _torchvision_network(
 def _timm_network(arch: str, outputs: int, arch_args: dict[str, Any], imagenet: bool) -> nn.Module:
     try:
         import timm
+        from timm.layers.blur_pool import BlurPool2d
     except ImportError as error:
         raise DataError(
             f"--arch {arch} needs timm: install the extra `timm` (pip install timm)"
@@ -93,7 +94,7 @@ def _timm_network(arch: str, outputs: int, arch_args: dict[str, Any], imagenet: 
         file = _timm_weights(arch)
         pretrained = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
     # ResNets want the class, other networks take its name too
-    pools = {"avg": nn.AvgPool2d, "blur": timm.layers.BlurPool2d}
+    pools = {"avg": nn.AvgPool2d, "blur": BlurPool2d}
     pool = arch_args.get("aa_layer")
     if isinstance(pool, str):
         arch_args["aa_layer"] = pools.get(pool.lower().removesuffix("pool"), pool)

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import DataError
 from pipeline.learning.architecture import head_name, make_network
 from pipeline.learning.flags import Task
 from pipeline.learning.foreign_weights import load_from

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
@@ -44,6 +43,7 @@ from pipeline.search.study import (
     stored,
 )
 from pipeline.search.trial import LOG, Attempt, FailedTrainingError, SearchInterrupted, TakenOver
+from pipeline.shards.storage.object_store import store_for
 
 HEARTBEAT, GRACE = 10, 60
 """Seconds between a trial's heartbeats; without one after which it is retried, which is also the
@@ -94,14 +94,13 @@ def read_manifest(shards: str) -> bytes:
     Raises:
         DataError: it cannot be read.
     """
-    try:
-        with fsspec.open(f"{shards.rstrip('/')}/manifest.json", "rb") as file:
-            return file.read()  # type: ignore[attr-defined]
-    except Exception as error:  # whatever a store's client raises
+    content = store_for(shards).read("manifest.json")
+    if content is None:
         raise DataError(
-            f"--shards {shards}: manifest.json cannot be read ({error}); expected a folder or "
+            f"--shards {shards}: there is no manifest.json; expected a folder or "
             "s3://bucket/prefix that python -m pipeline.shards build has made"
-        ) from error
+        )
+    return content
 
 
 @dataclass

@@ -113,7 +113,7 @@ def test_search_in_which_every_trial_fails_ends_with_the_trainings_message(desk,
         (("--storage", "nosuch://host/db"), "the study cannot be opened"),
         (("--storage", "some/file.journal"), "expected a database URL"),
         (("--only", "lr", "--epochs", 3, "--", "--lr", "1e-3"), "nothing is left to search"),
-        (("--shards", "no/such/folder"), "--shards no/such/folder: manifest.json cannot be read"),
+        (("--shards", "no/such/folder"), "--shards no/such/folder: there is no manifest.json"),
     ],
 )
 def test_mistakes_end_with_one_message_before_the_first_trial(desk, words, message):

@@ -1,18 +1,20 @@
 """Object storage over HTTP: an S3 server on loopback, and the same bytes as on a disk."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
 
 from pipeline.errors import DataError
 from pipeline.shards.dataset import open_shards
@@ -22,7 +24,6 @@ from pipeline.shards.storage.object_store import (
     cached,
     is_remote,
     mirrored,
-    reason_of,
     store_for,
 )
 from pipeline.shards.storage.store import LocalStore
@@ -89,7 +90,7 @@ def test_urls_and_paths_are_told_apart(tmp_path: Path) -> None:
     assert is_remote("s3://bucket/a") and is_remote(Path("s3://bucket/a"))
     assert not is_remote("shards/ham10000") and not is_remote(tmp_path)
     assert isinstance(store_for(tmp_path), LocalStore)
-    assert str(store_for(Path("memory://bucket/a/"))) == "memory://bucket/a"
+    assert str(store_for(Path("https://host/a/"))) == "https://host/a"
     with pytest.raises(DataError, match="cannot reach nosuch://x/y"):
         store_for("nosuch://x/y")
 
@@ -102,6 +103,9 @@ def test_a_store_holds_what_was_published_and_nothing_else(endpoint: str) -> Non
     store.publish("d", b"")
     assert objects("plain/") == {"a/b": b"one", "a/c": b"two", "d": b""}
     assert store.sizes() == {"a/b": 3, "a/c": 3, "d": 0}
+    assert list(store.sizes("a")) == ["a/b", "a/c"]
+    for folder in ("plain/", "plain/a/", "plain/empty/"):  # as a console makes them
+        boto3.client("s3").put_object(Bucket="shards", Key=folder, Body=b"")
     assert list(store.sizes("a")) == ["a/b", "a/c"]
     assert store.read("a/c") == b"two"
     store.publish("a/b", b"newer")
@@ -185,23 +189,90 @@ def test_a_missing_bucket_is_one_clear_message(endpoint: str) -> None:
         ObjectStore("s3://no-such-bucket/x").publish("a", b"data")
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (OSError(5, ""), "OSError"),
-        (PermissionError(13, "Access Denied"), "[Errno 13] Access Denied"),
-        (TimeoutError(), "TimeoutError"),
-    ],
-)
-def test_an_error_without_text_is_named_by_its_type(error: OSError, reason: str) -> None:
-    assert reason_of(error) == reason
+BODY = bytes(range(256)) * 4000
 
 
-def test_a_refusal_without_text_names_the_http_status() -> None:
-    refused = ClientError({"ResponseMetadata": {"HTTPStatusCode": 503}}, "GetObject")
-    error = OSError(5, "")
-    error.__cause__ = refused
-    assert reason_of(error) == "ClientError, HTTP status 503"
+def answer(head: str, body: bytes = b"") -> bytes:
+    return f'HTTP/1.1 {head}\r\nConnection: close\r\nETag: "1"\r\n'.encode() + body
+
+
+def cut_at_first(request: str) -> bytes:
+    """BODY, cut off in the middle, or its rest from the asked place on."""
+    asked = re.search(r"range: bytes=(\d+)-", request, re.IGNORECASE)
+    start = int(asked[1]) if asked else 0
+    rest = BODY[start:]
+    span = f"Content-Range: bytes {start}-{len(BODY) - 1}/{len(BODY)}\r\n" if asked else ""
+    date = "Last-Modified: Wed, 25 Nov 2026 10:00:00 GMT\r\n"
+    head = f"{span}{date}Content-Length: {len(rest)}\r\n\r\n"
+    sent = rest if asked else rest[: len(rest) // 2]
+    return answer("206 Partial Content" if asked else "200 OK", head.encode() + sent)
+
+
+def refused(request: str) -> bytes:
+    said = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>No.</Message></Error>"
+    return answer("403 Forbidden", f"Content-Length: {len(said)}\r\n\r\n".encode() + said)
+
+
+def away_at_first(request: str) -> bytes:
+    seen.append(request)
+    if len(seen) < 2:
+        return answer("503 Slow Down", b"Content-Length: 0\r\n\r\n")
+    head = f"Last-Modified: Wed, 25 Nov 2026 10:00:00 GMT\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    return answer("200 OK", head.encode() + BODY)
+
+
+seen: list[str] = []
+
+
+@pytest.fixture
+def store_that(request: pytest.FixtureRequest, endpoint: str) -> Iterator[ObjectStore]:
+    """A store on a server that gives one answer a connection."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.sendall(request.param(connection.recv(65536).decode()))
+
+        threading.Thread(target=serve, daemon=True).start()
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield ObjectStore(f"s3://shards/{request.param.__name__}")
+        os.environ["AWS_ENDPOINT_URL"] = endpoint
+
+
+@pytest.mark.parametrize("store_that", [cut_at_first, away_at_first], indirect=True)
+def test_a_cut_connection_and_a_store_that_is_away_for_a_moment_do_no_harm(store_that) -> None:
+    assert store_that.read("a") == BODY
+
+
+@pytest.mark.parametrize("store_that", [refused], indirect=True)
+def test_a_refusal_is_told_in_the_stores_own_words(store_that) -> None:
+    for action in (lambda: store_that.read("a"), lambda: store_that.publish("a", b"1")):
+        with pytest.raises(DataError, match=r"cannot \w+ a .*: AccessDenied, No\.;") as refusal:
+            action()
+        assert "Debug" not in str(refusal.value) and "<" not in str(refusal.value)
+
+
+def test_credentials_and_endpoint_come_from_a_profile_too(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
+        monkeypatch.delenv(f"AWS_{name}")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(DataError, match=r"no credentials were found; check"):
+        ObjectStore("s3://shards/profile-none")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    with pytest.raises(DataError, match=r"profile \(lab\) could not be found"):
+        ObjectStore("s3://shards/profile-lab")
+    keys = "aws_access_key_id = testing\naws_secret_access_key = testing\n"
+    (tmp_path / "config").write_text(f"[profile lab]\n{keys}endpoint_url = {endpoint}\n")
+    store = ObjectStore("s3://shards/profile-lab")
+    store.publish("a", b"one")
+    assert store.read("a") == b"one"
 
 
 @pytest.mark.slow

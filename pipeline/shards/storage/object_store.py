@@ -1,4 +1,4 @@
-"""Shards and sources in object storage: ``s3://bucket/prefix`` and whatever else fsspec reaches.
+"""Shards and sources in object storage, by obstore: ``s3://bucket/prefix``, ``gs://``, ``az://``.
 
 ``ObjectStore`` is what ``build`` writes to: each object is put whole, so a reader sees all of it or
 nothing. ``cached`` copies finished shards to a local folder, each file once and checked against the
@@ -12,11 +12,16 @@ client (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE, ...).
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
+import botocore.session
+import obstore
+from botocore.exceptions import BotoCoreError
+from obstore.exceptions import BaseError
+from obstore.store import from_url
 from tqdm.contrib.concurrent import thread_map
 
 from pipeline.errors import DataError
@@ -30,6 +35,26 @@ REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.+)")
 
 DOWNLOADS = 8
 """Files fetched at a time."""
+
+PIECE = 64 * 2**20
+"""Bytes put in one request; larger objects are put in pieces and appear with the last one."""
+
+PATIENCE = {"timeout": "1d", "connect_timeout": "10s", "read_timeout": "300s"}
+"""Limits of a request, of a connection, and of silence on it."""
+
+REGION = "us-east-1"
+"""Where none is set; it is only part of signatures at most stores."""
+
+RETRIES: Any = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(minutes=3),
+    "backoff": {
+        "init_backoff": timedelta(seconds=1),
+        "max_backoff": timedelta(seconds=5),
+        "base": 3,
+    },
+}
+"""A store that is away is asked again for some 20 seconds."""
 
 Known = tuple[int | None, str | None]
 """Size (bytes) and sha256 of a file to copy, as far as they are known."""
@@ -52,7 +77,7 @@ class ObjectStore:
         """Use the prefix at ``url``.
 
         Raises:
-            DataError: it is no URL, or what reads that kind of URL is not installed.
+            DataError: it is no URL, of an unknown kind, or there are no credentials for it.
         """
         found = REMOTE.fullmatch(url)
         if found is None:
@@ -66,18 +91,20 @@ class ObjectStore:
         return self.url
 
     @contextmanager
-    def _connected(self, action: str) -> Iterator[tuple[Any, str]]:
-        """Yield the file system, which fsspec keeps for this process, and the root on it.
+    def _connected(self, action: str) -> Iterator[Any]:
+        """Yield obstore's store at the URL.
 
         Raises:
             FileNotFoundError: from the block, as it is.
             DataError: the storage refuses the ``action`` ("list") or cannot be reached.
         """
         try:
-            yield fsspec.url_to_fs(self.url, use_listings_cache=False)
+            yield connect(self.url)
         except FileNotFoundError:
             raise
-        except (OSError, BotoCoreError, ClientError, ImportError, ValueError) as error:
+        except Exception as error:
+            if not isinstance(error, (BaseError, BotoCoreError, OSError, ValueError)):
+                raise
             raise DataError(
                 f"cannot {action} {self.url}: {reason_of(error)}; check bucket, credentials and "
                 f"endpoint (AWS_ENDPOINT_URL). Complete files stay: the same command continues "
@@ -89,42 +116,40 @@ class ObjectStore:
         data = b"".join(pieces)
         action = f"write {name} ({len(data):,} bytes) to"
         try:
-            with self._connected(action) as (system, root):
-                system.pipe_file(f"{root}/{name}", data)
+            with self._connected(action) as store:
+                obstore.put(store, name, data, chunk_size=PIECE, max_concurrency=2)
         except FileNotFoundError as error:  # of a bucket; a key needs no folder
-            raise DataError(f"cannot {action} {self}: {error}; create the bucket first") from error
+            raise DataError(
+                f"cannot {action} {self}: {reason_of(error)}; create the bucket first"
+            ) from error
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of an object."""
         try:
-            with self._connected(f"read {name} from") as (system, root):
-                return system.cat_file(f"{root}/{name}")
+            with self._connected(f"read {name} from") as store:
+                return obstore.get(store, name).bytes().to_bytes()
         except FileNotFoundError:
             return None
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Return the bytes of each object below ``prefix``."""
         try:
-            with self._connected("list") as (system, root):
-                system.invalidate_cache()
-                found = system.find(f"{root}/{prefix}".rstrip("/"), detail=True)
-                start = len(system._strip_protocol(root)) + 1
+            with self._connected("list") as store:
+                listed = [entry for part in obstore.list(store, prefix or None) for entry in part]
         except FileNotFoundError:
             return {}
+        # consoles make empty objects that stand for folders; obstore drops the slash at their end
         return {
-            name[start:]: int(entry["size"])
-            for name, entry in sorted(found.items())
-            if name[start:] and not name.endswith("/")
+            entry["path"]: entry["size"]
+            for entry in sorted(listed, key=lambda entry: entry["path"])
+            if entry["size"] or self.read(entry["path"]) is not None
         }
 
     def delete(self, name: str) -> None:
         """Remove an object or everything below a prefix."""
         for one in self.sizes(name) or [name]:
-            with (
-                suppress(FileNotFoundError),
-                self._connected(f"remove {name} from") as (system, root),
-            ):
-                system.rm_file(f"{root}/{one}")
+            with suppress(FileNotFoundError), self._connected(f"remove {name} from") as store:
+                obstore.delete(store, one)
 
     def sweep(self) -> None:
         """Do nothing: an object is never half-written."""
@@ -152,15 +177,52 @@ class ObjectStore:
         )
 
 
+@cache
+def connect(url: str) -> Any:
+    """Return obstore's store at ``url``, one for each process; nothing is sent yet.
+
+    What botocore finds (environment, profiles, single sign-on, the machine's role) holds for S3.
+    """
+    settings: dict[str, Any] = {"client_options": dict(PATIENCE), "retry_config": RETRIES}
+    if not url.startswith("s3"):
+        return from_url(url, **settings)
+    session = botocore.session.get_session()
+    client = session.create_client(
+        "s3", region_name=session.get_config_variable("region") or REGION
+    )
+    found = session.get_credentials()
+    if found is None:
+        raise ValueError("no credentials were found")
+
+    def credentials() -> Any:
+        frozen = found.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + timedelta(minutes=5),  # then asked again
+        }
+
+    settings["client_options"]["allow_http"] = True
+    authority = session.get_config_variable("ca_bundle")
+    if authority:
+        settings["client_options"]["root_certificate"] = Path(authority).read_bytes()
+    return from_url(
+        url,
+        endpoint=client.meta.endpoint_url,
+        region=client.meta.region_name,
+        credential_provider=credentials,
+        **settings,
+    )
+
+
 def reason_of(error: Exception) -> str:
-    """Return an error's text, or its type and HTTP status where the storage sent no text."""
-    text = re.sub(r"^\[Errno -?\d+\]", "", str(error)).strip()
-    if text:
-        return str(error)
-    cause = error.__cause__ or error
-    response = getattr(cause, "response", None) or {}
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return type(cause).__name__ + (f", HTTP status {status}" if status else "")
+    """Return an error's text without obstore's dump, with the store's own words from its XML."""
+    text = re.sub(r"^Generic \w+ error: ", "", str(error)).partition("\n\nDebug source")[0]
+    said = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text, re.DOTALL)
+    text = text.partition(": <?xml")[0].partition(": <Error>")[0]
+    text = f"{text}: {said[1]}, {said[2]}" if said else text
+    return " ".join(text.split()) or type(error).__name__
 
 
 def cached(root: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
