@@ -16,6 +16,7 @@ misspelt flag gets.
 import difflib
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -162,12 +163,14 @@ def guard(main: Callable[[], None]) -> None:
             fail(explained)
         if not isinstance(error, OSError) or error.filename is None:
             raise
-        fail(
-            DataError(
-                f"{os.fsdecode(error.filename)}: {error.strerror}; check the path, its "
-                "permissions and the free space"
-            )
-        )
+        name = os.fsdecode(error.filename)
+        advice = "check the path, its permissions and the free space"
+        fail(DataError(f"{name}: {error.strerror}; {advice}"))
+    except UnicodeEncodeError as error:  # of a library that takes UTF-8 alone
+        if not any("\udc80" <= letter <= "\udcff" for letter in str(error.object)):
+            raise
+        advice = "rename the file or folder"
+        fail(DataError(f"a name that is not UTF-8 cannot be used here: {error.object}; {advice}"))
 
 
 def prepare_process() -> None:
@@ -177,6 +180,7 @@ def prepare_process() -> None:
     """
     for name, value in UNREPORTED.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no cache folder is no news
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may not be in the terminal's encoding
             stream.reconfigure(errors="backslashreplace")

@@ -8,6 +8,7 @@ training starts at once. Without a writable cache the shards are read again each
 """
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = T
     folds = shards.manifest.split["folds"]  # then val lies in the shards of train
     wanted = {"train" if folds and name == "val" else name for name in splits}
     entries = [entry for entry in shards.manifest.shards if entry.split in wanted]
-    name = sha256(str(shards.root.resolve()).encode())[:16]
+    name = sha256(os.fsencode(shards.root.resolve()))[:16]
     cache = cache_folder() / f"intact-{name}.json"
     known = _load(cache)
     unread = [entry for entry in entries if known.get(entry.path) != _stamp(shards.root, entry)]
