@@ -1,11 +1,14 @@
 """Paired tests of two models, against their published definitions."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics.comparison import bootstrap_p, compare, delong, mcnemar
+from pipeline.evaluation.report.page import as_json, figure
 
 
 def structural_components(label, score):
@@ -70,3 +73,13 @@ def test_reports_of_different_images_are_refused(predictions):
     other.loc[0, "image_id"] = "ISIC_9999999"
     with pytest.raises(DataError, match="not of the same images: 1 only in the first"):
         compare(predictions, other)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_test_that_one_malignant_image_leaves_undefined_is_null_in_the_table(predictions):
+    malignant = predictions.index[predictions["label"] == 1]
+    one = predictions.drop(index=malignant[1:]).reset_index(drop=True)
+    found = json.loads(as_json(compare(one, one, resamples=20)))
+    assert found["delong"]["p"] is None
+    assert found["metrics"]["roc_auc"]["difference"] == 0
+    assert figure(float("nan")) == "–"

@@ -23,7 +23,8 @@ COMPARED = (
 def delong(label: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Return DeLong's test for the AUCs of two models' scores ``a`` and ``b``, each [N].
 
-    That is auc_a, auc_b, the variance of their difference, z and the two-sided p.
+    That is auc_a, auc_b, the variance of their difference, z and the two-sided p; the last three
+    are NaN where a class has fewer than two images.
     """
     m, n = int((label == 1).sum()), int((label == 0).sum())
     aucs, by_positive, by_negative = [], [], []
@@ -33,9 +34,11 @@ def delong(label: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
         by_positive.append((ranks[:m] - stats.rankdata(scores[:m])) / n)
         by_negative.append(1 - (ranks[m:] - stats.rankdata(scores[m:])) / m)
         aucs.append(float(by_positive[-1].mean()))
+    difference = aucs[0] - aucs[1]
+    if min(m, n) < 2:
+        return {"auc_a": aucs[0], "auc_b": aucs[1], **dict.fromkeys(("variance", "z", "p"), np.nan)}
     covariance = np.cov(np.stack(by_positive)) / m + np.cov(np.stack(by_negative)) / n
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    difference = aucs[0] - aucs[1]
     if variance <= 1e-20:  # the same ranking twice
         z = 0.0 if abs(difference) < 1e-12 else float(np.sign(difference) * np.inf)
     else:

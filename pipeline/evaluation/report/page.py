@@ -8,6 +8,7 @@ Every page extends ``templates/base.html.j2`` and opens offline.
 
 import datetime
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,9 @@ def template(name: str, *folders: Path) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def figure(value: float | None, digits: int = 3) -> str:
+def figure(value: float | None, digits: int = 3, sign: str = "") -> str:
     """Return a figure as text; a dash where it is not defined."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}"
 
 
 def ci(bounds: Sequence[float] | None, digits: int = 3) -> str:
@@ -74,8 +75,17 @@ def ci(bounds: Sequence[float] | None, digits: int = 3) -> str:
 
 
 def as_json(values: dict[str, Any]) -> str:
-    """Return strict JSON (no NaN)."""
-    return json.dumps(values, indent=2, allow_nan=False) + "\n"
+    """Return strict JSON: figures that are not defined (NaN, infinite) as null."""
+    return json.dumps(_defined(values), indent=2, allow_nan=False) + "\n"
+
+
+def _defined(value: Any) -> Any:
+    """Return ``value`` with None in place of every float in it that is not finite."""
+    if isinstance(value, dict):
+        return {name: _defined(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_defined(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_files(out: Path, files: Mapping[str, bytes | str]) -> None:
