@@ -6,7 +6,7 @@ predictions.csv, *.png, report.html
 python eval.py --checkpoint runs/r34/best --shards shards/ham10000 --split test --out reports/r34
 accelerate launch eval.py --checkpoint runs/r34/best             # all GPUs, the same figures
 python eval.py compare reports/a reports/b --out reports/a-b     # do they differ?
-python eval.py predict --checkpoint runs/r34/best --out OUT IMAGE_OR_FOLDER...
+python eval.py predict --checkpoint runs/r34/best --out OUT IMAGE_OR_FOLDER...   # or launched
 python eval.py export --checkpoint runs/r34/best --onnx model.onnx
 """
 
@@ -32,29 +32,38 @@ if __name__ == "__main__":  # flags first: --help and a typo answer before torch
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from tqdm import tqdm
 
+from pipeline.errors import DataError, warn
 from pipeline.evaluation.flags import ExportFlags, JudgeFlags, PredictFlags
-from pipeline.evaluation.image_files import find_images, read_image, write_predictions
+from pipeline.evaluation.image_files import (
+    SKIP,
+    find_images,
+    rendered,
+    write_predictions,
+)
 from pipeline.evaluation.leak import overlap, refuse
 from pipeline.evaluation.metrics.summary import summarise
+from pipeline.evaluation.prediction_log import PredictionLog
 from pipeline.evaluation.predictions import assemble, scored
 from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
 from pipeline.files import require_writable
+from pipeline.folders import printable
+from pipeline.ham10000.decoding.jpeg import BadImageError
 from pipeline.learning.gradcam import decision_heat, overlay
-from pipeline.learning.inference import predict_logits
+from pipeline.learning.inference import average_logits, predict_logits
 from pipeline.learning.probability import class_probabilities, malignant_probability
 from pipeline.learning.stored_model import ModelCard, load_stored
-from pipeline.loading.batch import Batch
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
@@ -192,31 +201,69 @@ def print_headlines(metrics: dict) -> None:
 
 
 def predict(flags: PredictFlags) -> None:
-    """Predict images given as files, preprocessed as the eval loader does."""
+    """Predict images given as files, preprocessed as the eval loader does; resumes after a kill."""
     accelerator = make_accelerator("no")
-    paths = find_images(flags.images)
+    device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
+    workers = set_threads(flags.workers, accelerator)
+    skip = flags.on_bad_image == "skip"
+    paths, notes = find_images(flags.images, skip=skip)
     model, card, _ = load_stored(flags.checkpoint)
-    model.to(accelerator.device)
-    pictures: list[np.ndarray] = []
+    model.to(device)
 
-    def batches() -> Iterator[Batch]:
-        for start in range(0, len(paths), flags.batch_size):
-            chunk = paths[start : start + flags.batch_size]
-            images = [read_image(path) for path in chunk]
-            pictures.extend(centre_square(image, SIDE) for image in images)
-            labels = torch.zeros(len(chunk), dtype=torch.int64)  # unknown and unused
-            tensor = preprocess(images, card).to(accelerator.device)
-            yield Batch(tensor, labels, tuple(map(str, chunk)))
+    # -- what is left to do, the same on every rank; batches do not depend on the number of ranks
+    facts = (card.weights_sha256, card.tta)
+    log = PredictionLog(flags.out, paths, batch_size=flags.batch_size, facts=facts)
+    if accelerator.is_main_process:
+        log.prepare()
+        for note in notes:
+            warn(note)
+    accelerator.wait_for_everyone()
+    missing = log.missing()
+    accelerator.wait_for_everyone()  # all ranks have read the log before one appends to it
+    mine = missing[rank::ranks]
 
-    total = -(-len(paths) // flags.batch_size)
-    found = predict_logits(
-        model, batches(), accelerator=accelerator, tta=card.tta, progress="predicting", total=total
+    # -- read in threads; on a CPU not beside the model, which waits for each of its own threads
+    batches = rendered(
+        map(log.batch, mine),
+        lambda image: preprocess([image], card)[0].numpy(),
+        workers=workers,
+        ahead=0 if device.type == "cpu" else 2,
     )
+    bar = tqdm(zip(mine, batches, strict=True), "predicting", len(mine), disable=None, leave=False)
+    with log.appending(rank) as append:
+        for number, images in bar:
+            rejected = {i: str(e) for i, e in enumerate(images) if isinstance(e, BadImageError)}
+            if rejected and not skip:
+                place, reason = next(iter(rejected.items()))
+                where = printable(log.batch(number)[place])
+                raise DataError(f"bad image {where}: {reason}; repair or remove it, or {SKIP}")
+            good = [image for image in images if not isinstance(image, BadImageError)]
+            logits = np.zeros((0, len(card.classes)), np.float32)
+            if good:
+                tensor = torch.from_numpy(np.stack(good)).to(device)
+                logits = average_logits(model, tensor, accelerator=accelerator, tta=card.tta)
+                logits = logits.cpu().numpy()
+            append(number, logits, rejected)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        finish_predict(flags, card, log)
+
+
+def finish_predict(flags: PredictFlags, card: ModelCard, log: PredictionLog) -> None:
+    """Write the files of ``predict`` and print what is in them."""
+    logits, reasons = log.results()
     threshold = card.threshold if flags.threshold is None else flags.threshold
-    table = scores(found.logits, card, threshold)
-    write_predictions(flags.out, paths, table, pictures, threshold=threshold, most=flags.sheet)
+    table = scores(logits, card, threshold)
+    paths = [path for row, path in enumerate(log.paths) if row not in reasons]
+    rejected = {log.paths[row]: reason for row, reason in reasons.items()}
+    write_predictions(flags.out, paths, table, rejected, threshold=threshold, most=flags.sheet)
+    log.remove()
     malignant = int(table["predicted"].to_numpy().sum())
     print(f"{len(table):,} images, {malignant:,} malignant at {threshold:.3f}: {flags.out}")
+    for path, reason in [*rejected.items()][:3]:
+        print(f"left out: {printable(path)}: {reason}")
+    if rejected:
+        print(f"{len(rejected):,} images are left out: {flags.out / 'rejected.csv'}")
     print("Not a medical device; no diagnosis may rest on it.")
 
 

@@ -53,9 +53,10 @@ def walk(root: Path, unreadable: list[str]) -> Iterator[Path]:
     while folders or linked:
         folder = (folders or linked).popleft()
         real = os.path.realpath(folder)
+        if folder.is_symlink() and folder != root and _is_around(real, folder):
+            warn(f"{printable(folder)} links to a folder around it: a loop, not followed")
+            continue
         if real in seen:
-            if Path(os.path.realpath(folder.parent)).is_relative_to(real):
-                warn(f"{printable(folder)} links to a folder around it: a loop, not followed")
             continue
         seen.add(real)
         try:
@@ -72,6 +73,11 @@ def walk(root: Path, unreadable: list[str]) -> Iterator[Path]:
                 (linked if entry.is_symlink() else folders).append(Path(entry.path))
             elif kind == "file":
                 yield Path(entry.path)
+
+
+def _is_around(real: str, link: Path) -> bool:
+    """Say whether a link lies in the folder that it leads to, by the way that was taken."""
+    return any(Path(os.path.realpath(parent)).is_relative_to(real) for parent in link.parents)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

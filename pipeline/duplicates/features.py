@@ -4,7 +4,7 @@
 per visual word the mean direction from the word to its features (VLAD, Jégou et al., CVPR 2010).
 ``neighbours`` finds the nearest vectors of each; photographs of one lesion are usually among them.
 
-    features = [extract(jpeg, name) for name, jpeg in images]
+    features = [extract(data, name) for name, data in images]
     pairs = neighbours(vlad([each.descriptors for each in features], seed=0), count=20)
 """
 
@@ -24,6 +24,8 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from pipeline.errors import DataError
+from pipeline.ham10000.decoding.jpeg import BadImageError
+from pipeline.ham10000.decoding.pixels import decode, examine
 
 WIDTH = 300
 """Longer side of an image when features are extracted, pixels."""
@@ -58,15 +60,22 @@ class Features(NamedTuple):
     """[H, W], the image itself, blurred."""
 
 
-def extract(jpeg: bytes, name: str) -> Features:
-    """Decode an image and extract its features.
+def extract(data: bytes, name: str) -> Features:
+    """Decode an image file and extract its features.
 
     Raises:
         DataError: the image cannot be decoded.
     """
-    grey = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE) if jpeg else None
-    if grey is None:
-        raise DataError(f"cannot decode {name}; `build --on-bad-image skip` lists all such images")
+    try:
+        found = examine(data)
+        grey = decode(found.jpeg, "GRAY")[..., 0] if found.pixels is None else found.pixels
+    except BadImageError as error:
+        raise DataError(
+            f"bad image {name}: {error}; repair it, or leave such images out with --on-bad-image "
+            f"skip"
+        ) from error
+    if grey.ndim == 3:
+        grey = cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY)
     scale = WIDTH / max(grey.shape)
     if scale != 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))

@@ -7,23 +7,22 @@ table of pairs for ``build --duplicates`` and a contact sheet on which a person 
     python -m pipeline.shards duplicates --source data/ham10000 --out duplicates.csv
 """
 
-import io
 from collections.abc import Callable, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import TypeVar
 
 import cv2
-import numpy as np
 import pandas as pd
-from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from pipeline.duplicates.features import Features, extract, neighbours, vlad
 from pipeline.duplicates.flags import DuplicatesFlags
 from pipeline.duplicates.match import Agreement, compare
+from pipeline.errors import DataError, warn
 from pipeline.figures import Tile, contact_sheet, save
 from pipeline.files import require_writable, write_file, writing
+from pipeline.ham10000.decoding.pixels import rgb_pixels
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import Source, open_source
@@ -51,8 +50,11 @@ def run(flags: DuplicatesFlags) -> None:
     """Write the table of pairs and the contact sheet of the best new ones."""
     require_writable(flags.out, "--out", file=True)
     cv2.setNumThreads(1)  # the threads of _in_threads keep every core busy
-    source = open_source(flags.source, image_types=flags.image_type)
-    pairs = find_pairs(source, workers=flags.workers or cores(), seed=flags.seed)
+    source = open_source(
+        flags.source, image_types=flags.image_type, on_bad_image=flags.on_bad_image
+    )
+    skip = flags.on_bad_image == "skip"
+    pairs = find_pairs(source, workers=flags.workers or cores(), seed=flags.seed, skip=skip)
     with writing(flags.out):
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         write_file(flags.out, pairs.to_csv(index=False, lineterminator="\n"))
@@ -69,22 +71,31 @@ def run(flags: DuplicatesFlags) -> None:
     print(f"next: delete the wrong rows, then build --duplicates {flags.out}")
 
 
-def find_pairs(source: Source, *, workers: int, seed: int) -> pd.DataFrame:
+def find_pairs(source: Source, *, workers: int, seed: int, skip: bool = False) -> pd.DataFrame:
     """Return the pairs that pass, best first, with ``COLUMNS``.
 
     Pairs with an equal id in a column of ``source.together`` are left out. The score is inliers
-    times correlation; published is 0 or 1.
+    times correlation; published is 0 or 1. ``skip`` leaves damaged images out with a warning.
     """
-    ids, store = source.table["image_id"].tolist(), source.store
+    store = source.store
     known = {tuple(sorted(pair)) for pair in SAME_LESION_PAIRS}
 
-    def look(image_id: str) -> Features:
-        return extract(store.read(image_id), store.where(image_id))
+    def look(image_id: str) -> Features | None:
+        try:
+            return extract(store.read(image_id), store.where(image_id))
+        except DataError as error:
+            if not skip:
+                raise
+            warn(f"left out: {error}")
+            return None
 
-    features = _in_threads(look, ids, "images", workers)
+    looked = _in_threads(look, source.table["image_id"].tolist(), "images", workers)
+    features = [each for each in looked if each is not None]
+    read = pd.DataFrame(source.table[[each is not None for each in looked]])
+    ids = read["image_id"].tolist()
     candidates = neighbours(vlad([each.descriptors for each in features], seed=seed), NEIGHBOURS)
     for column in source.together:
-        key = source.table[column].to_numpy()
+        key = read[column].to_numpy()
         candidates = candidates[key[candidates[:, 0]] != key[candidates[:, 1]]]
 
     def judge(ends: list[int]) -> Agreement:
@@ -113,6 +124,6 @@ def _in_threads(
 def _tile(row: dict, store: ImageStore) -> Tile:
     """Return both images of a pair with their ids and figures."""
     ids = (row["image_id_a"], row["image_id_b"])
-    images = [Image.open(io.BytesIO(store.read(image_id))).convert("RGB") for image_id in ids]
+    images = tuple(rgb_pixels(store.read(image_id)) for image_id in ids)
     figures = f"{row['inliers']} inliers, correlation {row['correlation']:.2f}"
-    return Tile(tuple(np.asarray(image) for image in images), (" ".join(ids), figures))
+    return Tile(images, (" ".join(ids), figures))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.ham10000.flags import ImageType
+from pipeline.ham10000.images import OnBadImage
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class DuplicatesFlags:
     """Table of pairs to write; a contact sheet of the best new pairs goes beside it as .png."""
     image_type: tuple[ImageType, ...] = ()
     """Kinds of photographs to look at, as for build."""
+    on_bad_image: OnBadImage = "error"
+    """skip leaves out damaged images and rows without one, and names them."""
     workers: int = 0
     """Processes; 0: one per core."""
     seed: int = 0

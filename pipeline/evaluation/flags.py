@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pipeline.errors import DataError
+from pipeline.ham10000.images import OnBadImage
 from pipeline.learning.flags import Tta
 from pipeline.loading.flags import Backend
 
@@ -140,15 +141,19 @@ class PredictFlags:
     """Flags of ``predict``."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Images, or folders that are searched for .jpg, .jpeg, .png, .bmp, .tif and .webp."""
+    """Images, or folders that are searched for JPEG, PNG, BMP, TIFF and WebP files."""
     checkpoint: Path = Path("runs/default/best")
     """RUN/best, or RUN/checkpoints/step-XXXXXXXX."""
     out: Path = Path("reports/predictions")
-    """Folder for predictions.csv and predictions.png."""
+    """Folder for predictions.csv and predictions.png; the same command goes on after a kill."""
     threshold: float | None = None
     """Malignant at or above this probability, in place of the checkpoint's."""
     batch_size: int = 32
-    """Images at a time."""
+    """Images per process at a time."""
+    workers: int = 0
+    """Threads per process. 0: the cores this process may use, shared among local processes."""
+    on_bad_image: OnBadImage = "error"
+    """skip leaves out images that cannot be read and lists them in OUT/rejected.csv."""
     sheet: int = 48
     """Images on predictions.png at most, the highest probability first."""
 
@@ -158,6 +163,7 @@ class PredictFlags:
             raise DataError("predict: give at least one image or folder")
         _check_threshold(self.threshold)
         _at_least(1, self, "batch_size", "sheet")
+        _at_least(0, self, "workers")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,15 @@ def views(images: Tensor, tta: Tta) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
+def average_logits(
+    model: nn.Module, images: Tensor, *, accelerator: Accelerator, tta: Tta
+) -> Tensor:
+    """Return the logits [B, K] float32 of images [B, 3, H, W], averaged over the views."""
+    with accelerator.autocast():
+        return torch.stack([model(view).float() for view in views(images, tta)]).mean(0)
+
+
+@torch.inference_mode()
 def predict_logits(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -66,9 +75,8 @@ def predict_logits(
     for batch in tqdm(batches, desc=progress, total=total, disable=hidden, leave=False):
         if len(batch) == 0:
             continue
-        with accelerator.autocast():
-            logits = torch.stack([model(view).float() for view in views(batch.images, tta)])
-        found.append((batch.image_ids, logits.mean(0)))  # stays on the device: no sync
+        logits = average_logits(model, batch.images, accelerator=accelerator, tta=tta)
+        found.append((batch.image_ids, logits))  # stays on the device: no sync
     model.train(was_training)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     own = [(i * ranks + rank, ids, out.cpu().numpy()) for i, (ids, out) in enumerate(found)]

@@ -139,7 +139,7 @@ def test_an_image_without_features_matches_nothing() -> None:
 
 
 def test_a_damaged_image_is_one_message() -> None:
-    with pytest.raises(DataError, match=r"cannot decode here\.jpg"):
+    with pytest.raises(DataError, match=r"bad image here\.jpg: .*<html>.*--on-bad-image"):
         extract(b"<html>", "here.jpg")
     with pytest.raises(DataError, match="no such folder"):
         run(DuplicatesFlags(Path("/nonexistent/folder")))

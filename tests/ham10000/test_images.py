@@ -1,5 +1,6 @@
 import os
 import pickle
+import tempfile
 import zipfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -151,3 +152,81 @@ def test_a_store_of_few_images_pickles_small_and_reads_the_same(tmp_path):
     assert part.read("ISIC_0000299") == store.read("ISIC_0000299") == b"299"
     assert len(pickle.dumps(part)) < len(pickle.dumps(store)) / 20
     assert len(store) == 300
+
+
+def test_linked_folders_are_read_once_and_a_loop_is_named(tmp_path, capsys):
+    folder(tmp_path, "disk", {"a.jpg": b"a", "deep/b.jpg": b"b"})
+    folder(tmp_path, "mine", {"c.jpg": b"c"})
+    mine = tmp_path / "mine"
+    (mine / "linked").symlink_to(tmp_path / "disk")
+    (mine / "again").symlink_to(tmp_path / "disk" / "deep")
+    (tmp_path / "disk" / "deep" / "up").symlink_to(mine)
+    (mine / "self").symlink_to(mine / "self")
+    store = ImageStore(mine)
+    assert [store.read(name) for name in "abc"] == [b"a", b"b", b"c"]
+    assert all(len(files) == 1 for files in store.locations.values())
+    assert "a loop, not followed" in capsys.readouterr().err
+
+
+def test_files_of_systems_and_hidden_ones_are_no_images(tmp_path):
+    names = (
+        "._a.jpg",
+        ".hidden/b.jpg",
+        "__MACOSX/c.jpg",
+        "@eaDir/d.jpg",
+        ".ipynb_checkpoints/e.jpg",
+    )
+    folder(tmp_path, "in", dict.fromkeys((*names, "f.jpg"), b"x"))
+    archive(
+        tmp_path / "in" / "more.zip", dict.fromkeys((*names, "x/__MACOSX/._g.jpg", "h.jpg"), b"y")
+    )
+    assert ImageStore(tmp_path / "in").ids() == {"f", "h"}
+
+
+def test_zips_of_other_systems_are_read_by_the_names_that_were_meant(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+        file.writestr("P1\\a.jpg", b"windows")
+        file.writestr("grXXXXe.jpg", b"umlaut")
+    data = (tmp_path / "photos.zip").read_bytes()  # macOS writes UTF-8 and does not say so
+    (tmp_path / "photos.zip").write_bytes(data.replace(b"grXXXXe", "größe".encode()))
+    store = ImageStore(tmp_path)
+    assert store.read("a") == b"windows" and store.read("größe") == b"umlaut"
+    named = ImageStore(tmp_path, {"k": "P1/a.jpg"})
+    assert named.ids() == {"k"} and named.read("k") == b"windows"
+
+
+def test_files_of_formats_that_are_not_read_are_counted_with_advice(tmp_path):
+    names = ("a.jpg", "b.HEIC", "c.heic", "d.dcm", "nested.rar")
+    folder(tmp_path, "in", dict.fromkeys(names, b"x"))
+    store = ImageStore(tmp_path / "in")
+    with pytest.raises(
+        DataError, match=r"1 \.dcm, 2 \.heic, 1 \.rar\): convert them to JPEG"
+    ) as raised:
+        require_images(["b"], store)
+    assert "unpack them" in str(raised.value)
+    require_images(["a"], store)
+
+
+def test_a_zip_that_git_lfs_keeps_elsewhere_says_how_to_get_it(tmp_path):
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    (tmp_path / "HAM10000_images_part_1.zip").write_bytes(text)
+    with pytest.raises(DataError, match="git lfs pull"):
+        ImageStore(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize("closed", ["", "part", "part/a.jpg"])
+def test_what_may_not_be_read_is_named_before_the_work(closed):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own is closed to others
+        root = Path(name)
+        root.chmod(0o755)
+        folder(root, "in", {"part/a.jpg": b"a", "b.jpg": b"b"})
+        (root / "in" / closed).chmod(0)
+        os.setresuid(4242, 4242, 0)
+        try:
+            if not os.access(root, os.X_OK):
+                pytest.skip("another user may not enter the temporary folder")
+            with pytest.raises(DataError, match=r"[Pp]ermission denied"):
+                require_images(["a", "b"], ImageStore(root / "in"))
+        finally:
+            os.setresuid(0, 0, 0)

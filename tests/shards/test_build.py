@@ -8,6 +8,7 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.packing.local_engine import run_here
+from pipeline.shards.verify import verify
 
 
 def test_workers_order_of_files_and_zips_change_no_byte(shared_source, build, tmp_path, contents):
@@ -79,17 +80,45 @@ def test_bad_images_are_skipped_and_listed_and_nothing_else_moves(source, build)
     part = source / "HAM10000_images_part_1"
     for number, data in {7: b"", 9: b"<html>", 11: None}.items():
         path = part / f"ISIC_{number:07d}.jpg"
-        path.write_bytes(path.read_bytes() + b"junk" if data is None else data)
+        path.write_bytes(path.read_bytes()[:-9] if data is None else data)
     out = build(source, "skipped", on_bad_image="skip")
     rejected = pd.read_csv(out / "rejected.csv").set_index("image_id")["reason"]
     assert rejected.index.tolist() == ["ISIC_0000007", "ISIC_0000009", "ISIC_0000011"]
-    for words, reason in zip(("empty", "not an image", "garbage"), rejected, strict=True):
+    for words, reason in zip(("empty", "not an image", "truncated"), rejected, strict=True):
         assert words in reason
     shards = open_shards(out)
     left = shards.samples.set_index("image_id")
     assert left.equals(whole.drop(index=rejected.index))
     assert shards.manifest.counts["rejected"] == 3
     assert shards.split("train").locations().size.shape == (len(shards.split("train")),)
+
+
+def test_rows_without_an_image_are_left_out_and_listed_where_asked(source, build):
+    gone = [f"ISIC_{number:07d}" for number in (3, 30)]
+    for name in gone:
+        (source / "HAM10000_images_part_1" / f"{name}.jpg").unlink()
+    with pytest.raises(DataError, match=r"2 rows .*part_2 is not there.*--on-bad-image skip"):
+        build(source)
+    shards = open_shards(build(source, on_bad_image="skip"))
+    rejected = pd.read_csv(shards.root / "rejected.csv")
+    assert rejected["image_id"].tolist() == gone and set(rejected["reason"]) == {
+        "there is no image of this id in the source"
+    }
+    assert shards.manifest.counts["rejected"] == 2 and len(shards.samples) == 58
+    assert verify(shards.root, progress=False).problems == ()
+
+
+def test_files_that_systems_leave_do_not_fill_out_nor_spoil_shards(source, build, tmp_path):
+    left = (".DS_Store", "Thumbs.db", "desktop.ini", ".gitkeep", "__MACOSX/._x")
+    for name in left:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(b"")
+    out = build(source)
+    for name in (*left[:3], "._ham10000-train-000000.tar"):
+        (out / "train" / name).write_bytes(b"")
+    assert verify(out, progress=False).problems == ()
+    (out / "train" / "ham10000-train-000999.tar").write_bytes(b"")
+    assert "000999.tar is not in the manifest" in verify(out, progress=False).problems[0]
 
 
 def test_shard_without_a_good_image_is_left_out(source, build):
