@@ -205,6 +205,7 @@ def predict(flags: PredictFlags) -> None:
     accelerator = make_accelerator("no")
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     workers = set_threads(flags.workers, accelerator)
+    require_writable(flags.out, "--out")
     skip = flags.on_bad_image == "skip"
     paths, notes = find_images(flags.images, skip=skip)
     model, card, _ = load_stored(flags.checkpoint)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.files import forget, write_file, writing
+from pipeline.files import forget, reach, write_file, writing
 
 FOLDER, KEY = ".predicting", "key"
 
@@ -85,6 +85,7 @@ class PredictionLog:
                 line = {"batch": number, "logits": logits.tolist(), "rejected": rejected}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
+                reach("batch", number)
 
             yield append
 
