@@ -146,6 +146,8 @@ def guard(main: Callable[[], None]) -> None:
     Ctrl-C does, exit code 143.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no name of a file may end the command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()  # so that a closed pipe is noticed here, not at exit

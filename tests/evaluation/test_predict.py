@@ -58,7 +58,7 @@ def predict(checkpoint, tmp_path):
 
     def run(*places: Path, out: str = "out", **flags) -> pd.DataFrame:
         where = {"checkpoint": checkpoint, "out": tmp_path / out}
-        program.predict(PredictFlags(images=places, batch_size=3, **where, **flags))
+        program.predict(PredictFlags(images=places, batch_size=3, workers=1, **where, **flags))
         return pd.read_csv(tmp_path / out / "predictions.csv")
 
     return run
