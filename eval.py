@@ -63,7 +63,7 @@ from pipeline.ham10000.decoding.jpeg import BadImageError
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.inference import average_logits, predict_logits
 from pipeline.learning.probability import class_probabilities, malignant_probability
-from pipeline.learning.stored_model import ModelCard, load_stored
+from pipeline.learning.stored_model import ModelCard, edits, load_stored
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
@@ -83,7 +83,7 @@ def judge(flags: JudgeFlags) -> None:
     threads = set_threads(speed.threads, accelerator)
 
     # -- model and shards; a split that the checkpoint was trained on is refused
-    model, card, training = load_stored(data.checkpoint)
+    model, card, training = load_stored(data.checkpoint, allow_edited=data.allow_edited)
     with accelerator.local_main_process_first():  # one process a machine fetches and verifies
         shards = open_shards(cached(data.shards, data.cache))
         ensure_intact(shards, [data.split], progress=on_main)
@@ -135,6 +135,7 @@ def judge(flags: JudgeFlags) -> None:
         manifest=asdict(shards.manifest),
         manifest_sha256=shards.manifest_sha256,
         leak=overlap(split.samples, training),
+        edited=edits(data.checkpoint),
         num_training=len(training),
         tta=tta,
         backend=f"{speed.backend} backend on {device.type}",
@@ -208,7 +209,7 @@ def predict(flags: PredictFlags) -> None:
     require_writable(flags.out, "--out")
     skip = flags.on_bad_image == "skip"
     paths, notes = find_images(flags.images, skip=skip)
-    model, card, _ = load_stored(flags.checkpoint)
+    model, card, _ = load_stored(flags.checkpoint, allow_edited=flags.allow_edited)
     model.to(device)
 
     # -- what is left to do, the same on every rank; batches do not depend on the number of ranks
@@ -273,7 +274,7 @@ def export(flags: ExportFlags) -> None:
     from pipeline.learning.export import export_onnx  # onnxruntime takes a second to import
 
     require_writable(flags.onnx, "--onnx", file=True)
-    model, card, _ = load_stored(flags.checkpoint)
+    model, card, _ = load_stored(flags.checkpoint, allow_edited=flags.allow_edited)
     samples = Samples(open_shards(flags.shards).split(flags.split))
     rows = np.linspace(0, len(samples) - 1, min(flags.images, len(samples))).astype(int)
     images = preprocess((decode_rgb(samples.read(int(row))) for row in rows), card)

@@ -13,17 +13,23 @@ file at once; the last rename wins.
 A test that stops a process at a certain moment appends to ``watchers`` (see ``reach``).
 """
 
+import ctypes
 import errno
 import glob
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import DataError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of renameat2(2)."""
 
 PARTIAL, OLD = ".partial", ".old"
 """Endings of hidden names: content being written, content being replaced."""
@@ -37,8 +43,8 @@ def reach(moment: str, what: object) -> None:
 
     Moments here, ``what`` being the final path: "sync" (content is written, not yet flushed),
     "rename" (to the final name, next), "replace" (the old folder is aside, the new one has no name
-    yet), "link" (a symbolic link is made next). Training adds "batch", "step" and
-    "validation", ``what`` being a number.
+    yet), "exchange" (of an old and a new folder, next), "link" (a symbolic link is made next).
+    Training adds "batch", "step" and "validation", ``what`` being a number.
     """
     for watcher in watchers:
         watcher(moment, str(what))
@@ -136,8 +142,8 @@ def staged_folder(final: Path) -> Iterator[Path]:
     """Yield a hidden folder to fill; it replaces ``final`` if the block succeeds.
 
     One process at a time may write ``final``; what killed ones left of it is removed. An existing
-    ``final`` is renamed aside first: a process killed between the two renames leaves it there, for
-    ``tidy`` to restore.
+    ``final`` is exchanged in one step; where the file system cannot, it is renamed aside first, and
+    a process killed between the two renames leaves it there, for ``tidy`` to restore.
 
     Raises:
         OSError: something cannot be written; the hidden folder is removed, the old one stays.
@@ -151,19 +157,30 @@ def staged_folder(final: Path) -> Iterator[Path]:
         for path in (*hidden.rglob("*"), hidden):
             reach("sync", final / path.relative_to(hidden))
             sync(path)
-        if final.exists():
+        swapped = final.is_dir() and exchange(hidden, final)
+        if final.exists() and not swapped:
             forget(old)
             final.rename(old)
             reach("replace", final)
-        reach("rename", final)
-        hidden.rename(final)
+        if not swapped:
+            reach("rename", final)
+            hidden.rename(final)
     except BaseException:
         if old.exists() and not final.exists():
             old.rename(final)
         forget(hidden)
         raise
     sync(final.parent)
-    forget(old)
+    forget(hidden if swapped else old)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; return False where the system cannot (Linux can)."""
+    reach("exchange", other)
+    words = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+    with suppress(AttributeError):
+        return ctypes.CDLL(None).renameat2(*words) == 0
+    return False
 
 
 def publish_folder(final: Path, files: Mapping[str, bytes]) -> None:
@@ -225,6 +242,11 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_values(values: Mapping[str, Any]) -> str:
+    """Return the sha256 of what a JSON object says, whatever its layout, in hexadecimal."""
+    return sha256(json.dumps(values, sort_keys=True).encode())
 
 
 def sha256(*pieces: bytes) -> str:

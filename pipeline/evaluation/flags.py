@@ -49,6 +49,8 @@ class DataFlags:
     """The fold that counts as "val", from 0, for shards built with --folds."""
     allow_leak: bool = False
     """Judge even if the checkpoint was trained on images of the split; the report warns in red."""
+    allow_edited: bool = False
+    """Go on although model.json or training_samples.csv was edited; the report says so."""
     out: Path = Path("reports/default")
     """Folder for metrics.json, predictions.csv, the PNGs and report.html."""
 
@@ -144,6 +146,8 @@ class PredictFlags:
     """Images, or folders that are searched for JPEG, PNG, BMP, TIFF and WebP files."""
     checkpoint: Path = Path("runs/default/best")
     """RUN/best, or RUN/checkpoints/step-XXXXXXXX."""
+    allow_edited: bool = False
+    """Go on although model.json or training_samples.csv was edited after the training."""
     out: Path = Path("reports/predictions")
     """Folder for predictions.csv and predictions.png; the same command goes on after a kill."""
     threshold: float | None = None
@@ -172,6 +176,8 @@ class ExportFlags:
 
     checkpoint: Path = Path("runs/default/best")
     """RUN/best, or RUN/checkpoints/step-XXXXXXXX."""
+    allow_edited: bool = False
+    """Go on although model.json or training_samples.csv was edited after the training."""
     onnx: Path = Path("model.onnx")
     """File to write."""
     shards: Path = Path("shards/ham10000")

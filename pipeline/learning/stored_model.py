@@ -17,8 +17,8 @@ import pandas as pd
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pipeline.errors import DataError
-from pipeline.files import sha256, sha256_of
+from pipeline.errors import DataError, warn
+from pipeline.files import sha256, sha256_of, sha256_of_values
 from pipeline.learning.flags import RefitHead, Task, Tta
 from pipeline.learning.foreign_weights import WEIGHTS, folders_of, load_whole
 from pipeline.learning.model import build_model
@@ -76,6 +76,10 @@ class ModelCard:
     """How the last layer was fitted again after training."""
     weights_sha256: str = ""
     """Of model.safetensors, filled in when it is saved."""
+    samples_sha256: str = ""
+    """Of training_samples.csv, likewise; the leak check rests on that table."""
+    card_sha256: str = ""
+    """Of all other values here, likewise."""
     arch_args: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the architecture; not in the file where there are none."""
     format_version: int = FORMAT_VERSION
@@ -107,26 +111,58 @@ class ModelCard:
 def stored_files(
     state_dict: dict[str, Tensor], card: ModelCard, training_samples: pd.DataFrame
 ) -> dict[str, bytes]:
-    """Return the content of the three files by name; the card gets the hash of the weights."""
+    """Return the content of the three files by name; the card gets the hashes of all three."""
     weights = save({k: v.detach().cpu().contiguous() for k, v in state_dict.items()})
-    card = replace(card, weights_sha256=sha256(weights))
-    values = {k: v for k, v in asdict(card).items() if k != "arch_args" or v}
     table = training_samples[["image_id", "lesion_id", "group", "split"]]
-    return {
-        WEIGHTS: weights,
-        CARD: (json.dumps(values, indent=2) + "\n").encode(),
-        SAMPLES: table.to_csv(index=False, lineterminator="\n").encode(),
+    samples = table.to_csv(index=False, lineterminator="\n").encode()
+    card = replace(card, weights_sha256=sha256(weights), samples_sha256=sha256(samples))
+    values = {k: v for k, v in asdict(card).items() if k != "arch_args" or v}
+    values["card_sha256"] = card_digest(values)
+    text = json.dumps(values, indent=2) + "\n"
+    return {WEIGHTS: weights, CARD: text.encode(), SAMPLES: samples}
+
+
+def card_digest(values: dict[str, Any]) -> str:
+    """Return the digest of a card's values but for itself."""
+    return sha256_of_values({k: v for k, v in values.items() if k != "card_sha256"})
+
+
+def edits(path: Path) -> list[str]:
+    """Return the files of a stored model that are not as they were written, the weights apart.
+
+    A model of an earlier version, without digests, gets a warning.
+    """
+    folder = stored_folder(Path(path))
+    card, values = read_card(folder), json.loads((folder / CARD).read_text())
+    if not card.card_sha256 and not card.samples_sha256:
+        warn(f"{folder}: written by an earlier version, without digests of {CARD} and {SAMPLES}")
+        return []
+    digests = {
+        CARD: (card.card_sha256, card_digest(values)),
+        SAMPLES: (card.samples_sha256, sha256_of(folder / SAMPLES)),
     }
+    return [name for name, (written, found) in digests.items() if written != found]
 
 
-def load_stored(path: Path) -> tuple[nn.Module, ModelCard, pd.DataFrame]:
+def load_stored(
+    path: Path, *, allow_edited: bool = False
+) -> tuple[nn.Module, ModelCard, pd.DataFrame]:
     """Return the model (on the CPU, eval mode), its card and its train and validation samples.
+
+    Args:
+        path: RUN, RUN/best or RUN/checkpoints/step-XXXXXXXX.
+        allow_edited: go on although ``edits`` finds some.
 
     Raises:
         DataError: there is no stored model, it is damaged, or its parts do not fit together.
     """
     folder = stored_folder(Path(path))
     card = read_card(folder)
+    if changed := edits(folder):
+        told = f"{folder}: {' and '.join(changed)} damaged or edited: not as its digest says"
+        if not allow_edited:
+            raise DataError(f"{told}; use another checkpoint, or --allow-edited to go on with it")
+        warn(told)
     if (card.mean, card.std) != (MEAN, STD):
         raise DataError(
             f"{folder / CARD}: mean {card.mean}, std {card.std}, but images are normalised with "
@@ -141,7 +177,11 @@ def load_stored(path: Path) -> tuple[nn.Module, ModelCard, pd.DataFrame]:
         )
     model = card.network()
     load_whole(model, load_file(weights), source=weights, arch=card.arch)
-    samples = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
+    try:
+        samples = pd.read_csv(folder / SAMPLES, dtype=str, keep_default_na=False)
+        _ = samples[["image_id", "lesion_id", "group", "split"]]
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{folder / SAMPLES}: damaged ({error}); use another checkpoint") from error
     return model.eval(), card, samples
 
 
@@ -172,7 +212,7 @@ def read_card(folder: Path) -> ModelCard:
     try:
         values: dict[str, Any] = json.loads(path.read_text())
         version = values.get("format_version")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not a model card ({error})") from error
     if version != FORMAT_VERSION:
         raise DataError(

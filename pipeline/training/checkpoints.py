@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import DataError, warn
-from pipeline.files import point, publish_folder, sha256, sha256_of
+from pipeline.files import point, publish_folder, sha256, sha256_of, sha256_of_values
 from pipeline.learning.foreign_weights import WEIGHTS
 from pipeline.learning.stored_model import CARD, SAMPLES, read_card, stored_folder
 
@@ -78,6 +78,7 @@ def write_checkpoint(
     files = {STATE: buffer.getvalue(), **model_files}
     listed = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in files.items()}
     contents = {"format_version": FORMAT_VERSION, **progress, "files": listed}
+    contents["sha256"] = sha256_of_values(contents)
     files[LIST] = (json.dumps(contents, indent=2) + "\n").encode()
     folder = run_dir / "checkpoints" / f"step-{progress['step']:08d}"
     try:
@@ -130,7 +131,8 @@ def best_is_of(run_dir: Path, epoch: int) -> bool:
     """
     with suppress(DataError):
         folder = stored_folder(run_dir / "best")
-        if read_card(folder).epoch == epoch:
+        card = read_card(folder)
+        if card.epoch == epoch and sha256_of(folder / WEIGHTS) == card.weights_sha256:
             if not (run_dir / "best").is_dir():
                 point(run_dir / "best", folder)
             return True
@@ -159,7 +161,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         version = listed["format_version"]
         files = {n: (int(f["bytes"]), str(f["sha256"])) for n, f in listed["files"].items()}
         progress = {name: int(listed[name]) for name in ("epoch", "batch", "step", "processes")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        digest = listed.pop("sha256", None)  # none: written by an earlier version
+        if digest not in (None, sha256_of_values(listed)) or not {STATE, *MODEL_FILES} <= set(
+            files
+        ):
+            raise ValueError("not as it was written")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise DataError(f"{folder}: {LIST} is missing or damaged ({error!r})") from error
     if version != FORMAT_VERSION:
         raise DataError(f"{folder}: format version {version}, expected {FORMAT_VERSION}")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -55,6 +56,7 @@ def written(out, frame, *, leak=0, threshold=None, shown=True):
         manifest=MANIFEST,
         manifest_sha256="ef" * 32,
         leak={"images": leak, "lesions": leak, "groups of lesions": leak},
+        edited=[],
         num_training=15,
         tta="none",
         backend="portable on cpu",
@@ -141,11 +143,51 @@ def test_a_binary_report_without_mistakes_or_quality_is_written_too(tmp_path, pr
     assert text.count("<p>None.</p>") == 2
 
 
-def test_every_file_is_renamed_into_place_and_metrics_json_last(report):
-    out, moments = report
-    renamed = [name for moment, name in moments if moment == "rename"]
-    assert renamed[-1] == "metrics.json"
-    assert sorted(renamed) == sorted(p.name for p in out.iterdir())
+OLD = {"report.html": "old page", "confusion_matrix_dx.png": "old", "metrics.json": "old metrics"}
+NEW = {"roc.png": "new", "report.html": "new page", "metrics.json": "new metrics"}
+
+
+@pytest.mark.parametrize("kept", [{}, {"notes.txt": "mine"}], ids=str)
+@pytest.mark.parametrize("number", range(13))
+def test_a_report_is_replaced_as_a_whole_or_not_at_all(tmp_path, kept, number):
+    out, moments = tmp_path / "out", []
+    write_files(out, OLD)
+    for name, content in kept.items():
+        (out / name).write_text(content)
+
+    def fail(moment: str, what: str) -> None:
+        found = {p.name: p.read_text() for p in out.iterdir()}
+        moments.append(found)
+        if len(moments) == number:
+            raise KeyboardInterrupt
+
+    files.watchers.append(fail)
+    with suppress(KeyboardInterrupt):
+        write_files(out, NEW)
+    files.watchers.remove(fail)
+    assert all(found == OLD | kept for found in moments)
+    found = {p.name: p.read_text() for p in out.iterdir()}
+    assert found == ((OLD if len(moments) == number else NEW) | kept)
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_folder_that_cannot_be_replaced_has_no_old_metrics_beside_new_files(
+    tmp_path, monkeypatch, present
+):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path if present else tmp_path.parent)
+    write_files(tmp_path, OLD)
+    seen = []
+
+    def look(moment: str, what: str) -> None:
+        seen.append((tmp_path / "metrics.json").exists())
+
+    files.watchers.append(look)
+    write_files(Path() if present else tmp_path, NEW)
+    files.watchers.remove(look)
+    assert seen and not any(seen)
+    names = {p.name: p.read_text() for p in tmp_path.iterdir() if p.is_file()}
+    assert names == NEW and (tmp_path / "sub").is_dir()
 
 
 def test_a_report_that_cannot_be_drawn_leaves_the_old_one(tmp_path, predictions):

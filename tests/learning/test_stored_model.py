@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import DataError
 from pipeline.files import publish_folder
 from pipeline.learning.model import build_model
-from pipeline.learning.stored_model import ModelCard, load_stored, read_card, stored_files
+from pipeline.learning.stored_model import ModelCard, edits, load_stored, read_card, stored_files
 from pipeline.training.checkpoints import best_is_of
 
 SAMPLES = pd.DataFrame(
@@ -93,16 +93,41 @@ def test_a_card_that_does_not_describe_the_model_is_refused(run, change, message
     path = run[0] / "best" / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(DataError, match=message):
+        load_stored(run[0], allow_edited=True)
+
+
+@pytest.mark.parametrize("name", ["model.json", "training_samples.csv"])
+def test_every_flipped_byte_is_refused_or_changes_nothing(run, name):
+    path = run[0] / "best" / name
+    written, (_, card, samples) = path.read_bytes(), load_stored(run[0])
+    for at in range(0, len(written), 7):
+        path.write_bytes(written[:at] + bytes([written[at] ^ 1 << at % 8]) + written[at + 1 :])
+        try:
+            _, found, table = load_stored(run[0])
+        except DataError as error:
+            assert name in str(error)
+        else:
+            assert name == "model.json" and found == card and table.equals(samples)
+
+
+def test_an_edited_model_is_refused_by_name_unless_allowed(run, capsys):
+    path = run[0] / "best" / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threshold": 0.1}))
+    with pytest.raises(DataError, match=r"model.json damaged or edited.*--allow-edited"):
         load_stored(run[0])
+    assert load_stored(run[0], allow_edited=True)[1].threshold == 0.1
+    assert edits(run[0]) == ["model.json"]
+    assert "warning" in capsys.readouterr().err
 
 
-def test_a_card_of_an_earlier_revision_opens_without_the_newer_fields(run):
+def test_a_card_of_an_earlier_revision_opens_without_the_newer_fields(run, capsys):
     path = run[0] / "best" / "model.json"
     values = json.loads(path.read_text())
-    for name in ("bias", "without_tta", "refit_head"):
+    for name in ("bias", "without_tta", "refit_head", "card_sha256", "samples_sha256"):
         del values[name]
     path.write_text(json.dumps(values))
     assert load_stored(run[0])[1].bias == 0.0
+    assert "without digests" in capsys.readouterr().err
 
 
 def test_the_threshold_of_another_test_time_augmentation_is_refused():

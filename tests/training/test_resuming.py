@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.errors import DataError
+from pipeline.training.checkpoints import read_checkpoint
+
 
 @pytest.fixture
 def trained(train, tiny, tmp_path):
@@ -49,6 +52,21 @@ def test_damaged_checkpoint_is_passed_over_with_a_warning(train, trained):
     assert outcome.codes == [0], outcome.text
     assert "warning: checkpoint passed over" in outcome.text and "state.pt" in outcome.text
     assert f"resuming from {run / 'checkpoints' / 'step-00000010'}" in outcome.text
+
+
+def test_every_damage_to_the_list_of_a_checkpoint_is_named(trained):
+    folder = next((trained[1] / "checkpoints").glob("step-*"))
+    path = folder / "checkpoint.json"
+    written = json.loads(path.read_text())
+    damaged = [{**written, "batch": 3}, {**written, "files": {}}, {**written, "epoch": 1e999}]
+    damaged += [{**written, "files": {**written["files"], "state.pt": wrong}} for wrong in (7, [])]
+    for content in damaged:
+        path.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=r"checkpoint\.json is missing or damaged"):
+            read_checkpoint(folder)
+    del written["sha256"]  # of an earlier version
+    path.write_text(json.dumps(written))
+    assert read_checkpoint(folder).epoch == written["epoch"]
 
 
 def test_torn_checkpoint_is_passed_over(train, trained):

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -124,7 +126,7 @@ def test_ranks_save_and_leave_when_their_launcher_ends(packed, tmp_path, words, 
     ranks = [pid for pid in children if is_rank(pid)]
     launch.send_signal(signal.Signals[name])
     code, text = ended(launch)
-    assert code != 0 and ranks and not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    assert code != 0 and ranks and not any(runs(int(pid)) for pid in ranks)
     found = json.loads((tmp_path / "exit.json").read_text())
     assert (found["code"], found["reason"]) == (143, "SIGTERM: saved, then left"), text
     assert not (tmp_path / ".owner.json").exists()
@@ -146,6 +148,12 @@ def wait_until(reached: Callable[[], object], launch: subprocess.Popen[str]) -> 
     while not reached():
         assert launch.poll() is None and time.monotonic() < give_up
         time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def is_rank(pid: str) -> bool:

@@ -26,6 +26,8 @@ class DataCard:
     manifest_sha256: str
     leak: dict[str, int]
     """Images, lesions and groups shared with the checkpoint's training samples."""
+    edited: list[str]
+    """Files of the checkpoint that are not as the training wrote them."""
     num_training: int
     """Images that the checkpoint was trained or chosen on."""
     tta: str
@@ -54,5 +56,6 @@ class DataCard:
             "tta": self.tta,
             "precision": "float32" if precision == "no" else precision,
             "leak": {"found": any(self.leak.values()), **self.leak},
+            "edited": self.edited,
             "git_revision": self.revision,
         }

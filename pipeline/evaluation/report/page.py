@@ -9,16 +9,22 @@ Every page extends ``templates/base.html.j2`` and opens offline.
 import datetime
 import json
 import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from pipeline.files import write_file, writing
+from pipeline.files import forget, staged_folder, write_file, writing
 from pipeline.ham10000.taxonomy import DX_NAMES, MALIGNANT
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
+
+SOMETIMES = ("confusion_matrix_dx.png",)
+"""Files that some reports have: those of an earlier report do not stay beside a new one."""
 
 METRIC_NAMES = {
     "roc_auc": "ROC-AUC",
@@ -89,12 +95,30 @@ def _defined(value: Any) -> Any:
 
 
 def write_files(out: Path, files: Mapping[str, bytes | str]) -> None:
-    """Write finished files into ``out``, each whole and in this order; other files there stay.
+    """Replace the files of a report in ``out``, all in one step; other files there stay.
+
+    A folder that cannot be replaced as a whole (it holds folders, is a mount point or the present
+    folder, or its parent cannot be written) loses the old report first, and the last of ``files``
+    is written last: while that is missing there is no report.
 
     Raises:
         DataError: one cannot be written.
     """
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        folder = out.resolve()
+        others = [path for path in folder.glob("*") if path.name not in {*files, *SOMETIMES}]
+        fixed = Path.cwd().is_relative_to(folder) or os.path.ismount(folder)
+        if not fixed and all(path.is_file() for path in others):
+            with suppress(PermissionError), staged_folder(folder) as hidden:
+                for path in others:
+                    shutil.copy2(path, hidden, follow_symlinks=False)
+                for name, content in files.items():
+                    write_file(hidden / name, content)
+                if folder.is_dir():
+                    shutil.copymode(folder, hidden)
+                return
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*reversed([*files]), *SOMETIMES):
+            forget(folder / name)
         for name, content in files.items():
-            write_file(out / name, content)
+            write_file(folder / name, content)
