@@ -38,9 +38,10 @@ from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import Split, open_shards
 from pipeline.shards.intact import ensure_intact
 from pipeline.shards.storage.object_store import cached
+from pipeline.training import checkpoints
 from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.finish import finish
-from pipeline.training.pace import Pace
+from pipeline.training.pace import Diverged, Pace
 from pipeline.training.processes import Interrupted, make_accelerator, set_threads
 from pipeline.training.run import Run
 from pipeline.training.setup import set_up
@@ -110,6 +111,9 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
             validate(run, epoch_end, val_loader)
         finish(run, epoch_end, val_loader, plain_train_loader, train.samples)
         run.close("done")
+    except Diverged as error:
+        checkpoints.discard(flags.run.run_dir, error.step)
+        raise
     except Interrupted as leaving:
         leaving.saved = run.save()
         run.close("interrupted", exit_code=run.interruption.exit_code, saved=leaving.saved)

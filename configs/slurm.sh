@@ -19,10 +19,21 @@ MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MAIN GPUS
 export PORT=$((29500 + SLURM_JOB_ID % 1000))
 
+RUN=runs/default BEFORE=
+for WORD in "$@"; do
+    if [ "$BEFORE" = --run-dir ]; then RUN=$WORD; fi
+    BEFORE=$WORD
+done
+
+code() {  # launchers turn every exit code into 1; RUN/exit.json has that of train.py
+    sed -n 's/.*"code": \([0-9]*\).*/\1/p' "$RUN/exit.json" 2>/dev/null
+}
+
 again() {
     echo "two minutes to the time limit: saving and queueing the job again"
     kill -TERM "$STEP"   # srun passes it to the launchers and they to the ranks, which save and exit
     wait "$STEP"
+    case $(code) in 0|2) exit "$(code)" ;; esac  # done, or a mistake that stays one
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
 }
@@ -36,3 +47,6 @@ srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
     train.py --checkpoint-minutes 5 "$@"' -- "$@" &
 STEP=$!
 wait "$STEP"
+ENDED=$?
+CODE=$(code)
+exit "${CODE:-$ENDED}"

@@ -33,13 +33,15 @@ DISK_FULL = "make room or choose another --out; what has arrived is kept"
 
 RETRY = Retry(
     total=7,
+    connect=3,
     backoff_factor=0.5,
     backoff_max=60,
     retry_after_max=60,
     status_forcelist=(408, 425, 429, 500, 502, 503, 504),
     raise_on_status=False,
 )
-"""Eight attempts in a row, at most a minute apart; ``Retry-After`` is respected."""
+"""Eight attempts in a row, at most a minute apart, four (3 s) where there is no connection;
+``Retry-After`` is respected."""
 
 
 class RefusedError(DataError):

@@ -6,6 +6,7 @@ The training is a plain train.py; nothing of it depends on the search.
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pandas as pd
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from pipeline.files import forget
 from pipeline.search import supervisor
 from pipeline.search.study import SECONDS, patiently, stored
 
@@ -27,6 +29,9 @@ METRIC = "val_roc_auc"
 
 LOG = "search.log"
 """Under RUN: the output of all its trainings."""
+
+EXIT = "exit.json"
+"""Under RUN: how its last training ended."""
 
 TICK = 0.5
 """Seconds between looks at history.csv and at the trial's state."""
@@ -77,7 +82,7 @@ class Attempt:
         while code in TERMINATED and starts < STARTS:
             with training(command, self.run, self.grace) as process:
                 self.follow(process, begun)
-            code, starts = process.returncode, starts + 1
+            code, starts = own_code(self.run, process.returncode), starts + 1
         values = [value for _, value in rows(self.run)]
         if code or not values:
             raise FailedTrainingError(last_words(self.run))
@@ -119,6 +124,7 @@ class Attempt:
 def training(command: Sequence[str], run: Path, grace: int) -> Iterator[subprocess.Popen[bytes]]:
     """Start a training; after the block, ask it to leave and wait until it has ended."""
     run.mkdir(parents=True, exist_ok=True)
+    forget(run / EXIT)
     words = [supervisor.__file__, str(os.getpid()), str(grace), str(run), *command]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with (run / LOG).open("ab") as log:
@@ -135,6 +141,14 @@ def training(command: Sequence[str], run: Path, grace: int) -> Iterator[subproce
     finally:
         process.terminate()
         process.wait()
+
+
+def own_code(run: Path, found: int) -> int:
+    """Return the exit code that RUN/exit.json says; launchers turn a rank's into 1."""
+    try:
+        return int(json.loads((run / EXIT).read_text())["code"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return found
 
 
 def rows(run: Path) -> list[tuple[int, float]]:

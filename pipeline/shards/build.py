@@ -3,6 +3,7 @@
 python -m pipeline.shards build --source data/ham10000 --out shards/ham10000 --image-size 256
 """
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.shards.packing.pack import Engine
 from pipeline.shards.packing.ray_engine import run_on_ray
 from pipeline.shards.plan import LEFT_OUT, part_of
 from pipeline.shards.splits import crossing, largest_group
-from pipeline.shards.storage.object_store import mirrored, store_for
+from pipeline.shards.storage.object_store import is_remote, mirrored, store_for
 
 
 def run(flags: BuildFlags) -> None:
@@ -78,5 +79,6 @@ def describe(manifest: Manifest, out: Path) -> str:
         if f"{kind}.csv" in manifest.files:
             count = f"{manifest.counts[kind]:,} images, " if kind in manifest.counts else ""
             lines.append(f"{kind.replace('_', ' ')}: {count}see {out}/{kind}.csv")
-    lines.append(f"written to {out}; check it with `python -m pipeline.shards verify {out}`")
+    where = str(store_for(out)) if is_remote(out) else shlex.quote(str(out))
+    lines.append(f"written to {out}; check it with `python -m pipeline.shards verify {where}`")
     return "\n".join(lines)

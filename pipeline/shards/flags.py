@@ -94,7 +94,9 @@ class VerifyFlags:
     """Prove that shards are undamaged and that no lesion is in two splits."""
 
     root: Annotated[Path, tyro.conf.Positional] = Path("shards/ham10000")
-    """Folder that holds manifest.json."""
+    """Folder or s3://bucket/prefix that holds manifest.json."""
+    cache: Path = Path("shards/cache")
+    """Where shards from object storage are kept on this machine; each is fetched once."""
     quick: bool = False
     """Check sizes, tables, indexes and leaks only; do not read every byte of every shard."""
 

@@ -145,6 +145,11 @@ def best_is_of(run_dir: Path, epoch: int) -> bool:
     return False
 
 
+def discard(run_dir: Path, step: int) -> None:
+    """Remove the checkpoint of a step from which the training diverged, if there is one."""
+    shutil.rmtree(run_dir / "checkpoints" / f"step-{step:08d}", ignore_errors=True)
+
+
 def step_folders(run_dir: Path) -> list[Path]:
     """Return the published checkpoints, the highest step first."""
     return sorted((run_dir / "checkpoints").glob("step-*"), reverse=True)

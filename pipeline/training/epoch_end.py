@@ -18,7 +18,7 @@ from pipeline.learning.inference import Predictions
 from pipeline.learning.probability import malignant_probability, task_targets
 from pipeline.tracking.views import Pictures, epoch_views
 from pipeline.training import checkpoints, history
-from pipeline.training.pace import advice, gpu_memory
+from pipeline.training.pace import Diverged, advice, gpu_memory
 from pipeline.training.processes import agreed
 from pipeline.training.run import Run
 
@@ -89,17 +89,15 @@ class EpochEnd:
         """Return the logits in the order of the validation split, float32 [N, K].
 
         Raises:
-            DataError: they are not finite.
+            Diverged: they are not finite.
         """
         rows = pd.Index(predictions.image_ids).get_indexer(pd.Index(self.val["image_id"]))
         assert len(predictions.image_ids) == len(self.val) and (rows >= 0).all()
         logits = predictions.logits[rows]
         if not np.isfinite(logits).all():
-            raise DataError(
-                f"the network's answers on validation are not finite after epoch "
-                f"{self.run.state.progress.epoch + 1}; the last checkpoint is intact; lower --lr "
-                "or use --mixed-precision no"
-            )
+            progress = self.run.state.progress
+            found = "the network's answers on validation are not finite after epoch"
+            raise Diverged(f"{found} {progress.epoch + 1}", progress.step)
         return logits
 
     def decide(self, logits: np.ndarray) -> Decision:

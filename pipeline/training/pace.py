@@ -15,6 +15,19 @@ WAITING_LIMIT = 0.1
 """Share of an epoch's time spent waiting for data above which advice is printed."""
 
 
+class Diverged(DataError):  # noqa: N818 - a fact about the training
+    """The training has left finite numbers."""
+
+    def __init__(self, found: str, step: int) -> None:
+        """Say what was found after ``step`` steps, and what to type."""
+        self.step = step
+        super().__init__(
+            f"{found}. To go on from the checkpoint before, add to the same command --lr with a "
+            "lower rate, --clip-norm 1 or --mixed-precision no, and --allow-changes; "
+            "--resume never starts anew"
+        )
+
+
 class PendingLosses:
     """Losses of the steps since the last read, left on the device, with their images."""
 
@@ -33,17 +46,16 @@ class PendingLosses:
         """Return the mean loss since the last read, nan without a step; forces a GPU sync.
 
         Raises:
-            DataError: a loss is not finite; the message names step, learning rate and images.
+            Diverged: a loss is not finite; the message names step, learning rate and images.
         """
         if not self.pending:
             return math.nan
         losses = torch.stack([loss for *_, loss, _ in self.pending]).tolist()
         for (step, lr, _, ids), loss in zip(self.pending, losses, strict=True):
             if not math.isfinite(loss):
-                raise DataError(
-                    f"the loss is {loss} at step {step + 1}, learning rate {lr:.3g}, with the "
-                    f"images {', '.join(ids)}. The last checkpoint is intact; lower --lr, set "
-                    "--clip-norm 1, use --mixed-precision no, or look at those images"
+                where = f"at step {step + 1}, learning rate {lr:.3g}"
+                raise Diverged(
+                    f"the loss is {loss} {where}, with the images {', '.join(ids)}", step
                 )
         self.pending.clear()
         self.read_means.append(sum(losses) / len(losses))

@@ -21,7 +21,7 @@ from pipeline.loading.batch import Batch
 from pipeline.tracking.journal import PointJournal
 from pipeline.training import checkpoints
 from pipeline.training.flags import TrainFlags
-from pipeline.training.pace import Pace, PendingLosses, gpu_memory
+from pipeline.training.pace import Diverged, Pace, PendingLosses, gpu_memory
 from pipeline.training.processes import Interrupted, Interruption, agreed
 from pipeline.training.state import TrainingState
 
@@ -145,7 +145,13 @@ class Run:
         return stored_files(self.state.judged.state_dict(), card, self.stored.samples)
 
     def save(self) -> bool:
-        """Write a checkpoint; every rank calls it, rank 0 writes, and says whether it could."""
+        """Write a checkpoint; every rank calls it, rank 0 writes, and says whether it could.
+
+        Raises:
+            Diverged: a weight is not finite.
+        """
+        if not self.state.finite():
+            raise Diverged("the weights are not finite any more", self.state.progress.step)
         progress = self.state.progress
         captured, saved = self.state.capture(), True
         if self.accelerator.is_main_process:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from torch.distributed import DistError
@@ -73,6 +72,8 @@ def ending(error: BaseException) -> tuple[int, str, bool]:
             return code, f"{name}: {'saved, then left' if saved else 'left, not saved'}", True
         case KeyboardInterrupt():
             return 130, "SIGINT: left, not saved", True
+    if isinstance(error, OSError) and error.filename is not None:
+        return USER_ERROR, str(error), True
     connection = isinstance(error, DistError) or "gloo" in str(error)
     return 1, f"{type(error).__name__}: {error}", not connection
 
@@ -89,11 +90,3 @@ def note(run_dir: Path, code: int, reason: str) -> bool:
         if run_dir.is_dir():
             warn(f"{run_dir / EXIT} could not be written: {error}")
     return True
-
-
-def how_it_ended(run_dir: Path) -> dict[str, Any]:
-    """Return what exit.json says: code, reason, time; nothing where a training was killed."""
-    try:
-        return json.loads((run_dir / EXIT).read_text())
-    except (OSError, ValueError):
-        return {}

@@ -92,6 +92,11 @@ class TrainingState:
             for buffer in self.judged.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
+    def finite(self) -> bool:
+        """Say whether all weights and statistics are finite numbers (forces a GPU sync)."""
+        tensors = [*self.model.state_dict().values(), *self.judged.state_dict().values()]
+        return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
     def capture(self) -> dict[str, Any]:
         """Return what a resume needs; a collective, complete on every rank."""
         own = {"rng": random_state(), "sums": self.sums.tolist()}

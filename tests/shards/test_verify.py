@@ -140,6 +140,17 @@ def test_forged_table_contradicts_something_else(root, column, value, words):
     assert words in problems(root)
 
 
+@pytest.mark.parametrize("damage", [b"x", b"\xff", b"[", b"\0"])
+def test_a_damaged_description_is_named(root, damage):
+    path = next((root / "train").glob("*.tar"))
+    data = bytearray(path.read_bytes())
+    at = data.index(b'{"')
+    data[at : at + 1] = damage
+    path.write_bytes(data)
+    found = problems(root)
+    assert f"{path} is damaged" in found and "is described as" in found
+
+
 def test_leak_is_a_problem_and_counts_groups_lesions_and_known_pairs(root):
     def change(table):
         a = table.index[table["split"] == "train"][0]

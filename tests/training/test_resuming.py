@@ -1,6 +1,8 @@
 """What a second start of a training does, and what a first one leaves when it must end early."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline import files
 from pipeline.errors import DataError
-from pipeline.training.checkpoints import read_checkpoint
+from pipeline.training.checkpoints import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture
@@ -170,7 +173,8 @@ def test_loss_that_is_not_finite_stops_with_step_rate_and_images(train, tiny, pa
     outcome = train(*flags, "--lr", "1e30")
     assert outcome.codes == [2], outcome.text
     assert "the loss is" in outcome.text and "learning rate 1e+30" in outcome.text
-    named = outcome.text.partition("with the images ")[2].partition(". The last")[0].split(", ")
+    assert "--allow-changes" in outcome.text
+    named = outcome.text.partition("with the images ")[2].partition(". To go on")[0].split(", ")
     assert len(named) == 6
     assert set(named) <= set(pd.read_csv(packed / "samples.csv")["image_id"])
     assert "Traceback" not in outcome.text
@@ -198,6 +202,34 @@ def test_full_disk_during_a_checkpoint_costs_only_that_checkpoint(train, tiny, t
     assert (tmp_path / "best" / "model.safetensors").is_file()
     again = train(*tiny, "--run-dir", tmp_path, "--epochs", 2)
     assert again.codes == [0] and steps(tmp_path)
+
+
+def test_done_is_not_said_where_the_best_model_could_not_be_written(train, tiny, tmp_path):
+    flags = [*tiny, "--run-dir", tmp_path, "--epochs", 1]
+    outcome = train(*flags, file_limit=300_000)
+    assert outcome.codes == [2] and "Traceback" not in outcome.text
+    assert "best could not be written" in outcome.text and "done:" not in outcome.text
+    assert json.loads((tmp_path / "exit.json").read_text())["code"] == 2
+    outcome = train(*flags)
+    assert outcome.codes == [0] and (tmp_path / "best" / "model.safetensors").is_file()
+    shutil.rmtree((tmp_path / "best").resolve())  # the last checkpoint is of the best epoch
+    assert train(*flags).codes == [0]
+    assert (tmp_path / "best" / "model.safetensors").is_file()
+
+
+def test_where_two_checkpoints_have_room_the_older_makes_way_for_a_new_one(tmp_path):
+    def full(moment: str, what: str) -> None:
+        if moment == "sync" and len(steps(tmp_path)) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), what)
+
+    files.watchers.append(full)
+    model = dict.fromkeys(("model.safetensors", "model.json", "training_samples.csv"), b"")
+    for step in range(4):
+        where = {"epoch": step, "batch": 0, "step": step, "processes": 1}
+        assert write_checkpoint(tmp_path, {}, model, keep=2, **where)
+    files.watchers.remove(full)
+    assert steps(tmp_path) == ["step-00000002", "step-00000003"]
+    assert read_checkpoint(tmp_path / "checkpoints" / "step-00000003").epoch == 3
 
 
 def test_mistakes_get_one_message_and_exit_code_2(train, tiny, tmp_path):
