@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(ROOT.glob("pipeline/**/*.py"))
-TOTAL_LINES = 15_000
+TOTAL_LINES = 17_500
+"""Of pipeline, train.py and eval.py with templates: a larger whole is a decision, made here."""
 
 TORCH = ("torch", "torchvision", "nvidia", "accelerate")
 LOADING_CHOICES = tuple(
