@@ -102,6 +102,7 @@ def data_card() -> DataCard:
         manifest=manifest,
         manifest_sha256="",
         leak={"images": 0},
+        edited=[],
         num_training=0,
         tta="none",
         backend="none",
