@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.errors import DataError
@@ -52,6 +53,8 @@ def test_a_second_writer_is_refused_with_process_machine_and_start(holder, tmp_p
 @pytest.mark.parametrize("reaped", [True, False])
 def test_a_dead_owner_of_this_machine_is_replaced_at_once(holder, tmp_path, reaped):
     os.kill(holder.pid, signal.SIGKILL)
+    while psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     if reaped:
         holder.wait()
     begun = time.monotonic()

@@ -34,5 +34,5 @@ def test_stats_are_printed_and_drawn(shared_source, build, capsys, folds):
     picture = np.asarray(Image.open(root / "stats.png").convert("RGB"))
     assert picture.shape[0] > 600 and picture.std() > 10
     assert not verify(root, progress=False).problems
-    with pytest.raises(DataError, match="cannot write"):
-        run(StatsFlags(root, out=root / "nowhere" / "x.png"))
+    with pytest.raises(DataError, match="cannot be written to"):
+        run(StatsFlags(root, out=root / "manifest.json" / "x.png"))
