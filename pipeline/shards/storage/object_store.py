@@ -17,9 +17,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import botocore.session
 import obstore
-from botocore.exceptions import BotoCoreError
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 from tqdm.contrib.concurrent import thread_map
@@ -103,6 +101,8 @@ class ObjectStore:
         except FileNotFoundError:
             raise
         except Exception as error:
+            from botocore.exceptions import BotoCoreError
+
             if not isinstance(error, (BaseError, BotoCoreError, OSError, ValueError)):
                 raise
             raise DataError(
@@ -186,6 +186,8 @@ def connect(url: str) -> Any:
     settings: dict[str, Any] = {"client_options": dict(PATIENCE), "retry_config": RETRIES}
     if not url.startswith("s3"):
         return from_url(url, **settings)
+    import botocore.session  # takes 0.2 s, which local shards need not wait for
+
     session = botocore.session.get_session()
     client = session.create_client(
         "s3", region_name=session.get_config_variable("region") or REGION
