@@ -66,6 +66,7 @@ def test_another_process_with_the_dead_owners_number_is_not_taken_for_it(holder,
     path = tmp_path / OWNER
     path.write_text(json.dumps(json.loads(path.read_text()) | {"began": time.time() - 9000}))
     take(tmp_path)
+    assert holder.poll() is None  # the process of that number was left alone
 
 
 def from_elsewhere(path: Path, age: float) -> None:
@@ -94,8 +95,10 @@ def test_another_machines_owner_that_renews_is_respected(holder, tmp_path):
 
 def test_a_torn_owner_file_expires(tmp_path):
     (tmp_path / OWNER).write_text('{"host": "a')
+    begun = time.monotonic()
     os.utime(tmp_path / OWNER, (0, 0))
     take(tmp_path)
+    assert time.monotonic() - begun < 2 and not (tmp_path / OWNER).exists()
 
 
 def test_of_many_processes_that_find_a_dead_owner_one_gets_the_folder(tmp_path):

@@ -104,7 +104,9 @@ def test_files_of_other_formats_and_names_are_taken(tmp_path):
     (tmp_path / "RUN" / "best-step-00000003").mkdir(parents=True)
     save_file(PLAIN, tmp_path / "RUN" / "best-step-00000003" / "model.safetensors")
     for name in ("old", "w.bin", "only one", "RUN", "RUN/best", "RUN/best-step-00000003"):
-        taken_from(tmp_path / name)
+        line, state = taken_from(tmp_path / name)
+        assert "last layer, fc" in line and "new" not in line
+        assert state.keys() == PLAIN.keys()
 
 
 @pytest.mark.parametrize("outputs", [1, 7, 1000])
