@@ -253,7 +253,7 @@ def predict(flags: PredictFlags) -> None:
 
 def finish_predict(flags: PredictFlags, card: ModelCard, log: PredictionLog) -> None:
     """Write the files of ``predict`` and print what is in them."""
-    logits, reasons = log.results()
+    logits, reasons = log.results(len(card.classes))
     threshold = card.threshold if flags.threshold is None else flags.threshold
     table = scores(logits, card, threshold)
     paths = [path for row, path in enumerate(log.paths) if row not in reasons]

@@ -5,12 +5,12 @@
     for number in log.missing(): ...          # the same on each, before any of them appends
     with log.appending(rank) as append:
         append(number, logits, rejected)      # a line, flushed
-    logits, rejected = log.results()
+    logits, rejected = log.results(7)
     log.remove()
 
 A line is ``{"batch": 7, "logits": [[...], ...], "rejected": {"3": "reason"}}`` in
 ``OUT/.predicting/RANK.jsonl``: logits of the images that could be read, and the place in the batch
-of those that could not. Memory holds the logits, some 30 bytes an image.
+of those that could not. Memory holds the paths and one array of logits.
 """
 
 import hashlib
@@ -89,26 +89,30 @@ class PredictionLog:
 
             yield append
 
-    def results(self) -> tuple[np.ndarray, dict[int, str]]:
+    def results(self, outputs: int) -> tuple[np.ndarray, dict[int, str]]:
         """Return the logits [N, K] float32 of the images read, and why others were left out.
+
+        ``outputs``: K, of the network.
 
         Raises:
             DataError: no image could be read, or a batch is not there.
         """
-        rows: dict[int, np.ndarray] = {}
+        logits = np.zeros((len(self.paths), outputs), np.float32)
+        done = np.zeros(len(self.paths), bool)
         rejected: dict[int, str] = {}
         for line in self._lines():
             first, size = line["batch"] * self.batch_size, len(self.batch(line["batch"]))
             bad = {first + int(place): reason for place, reason in line["rejected"].items()}
             good = [row for row in range(first, first + size) if row not in bad]
-            rows |= zip(good, np.array(line["logits"], np.float32), strict=True)
+            logits[good] = np.reshape(line["logits"], (len(good), outputs))
+            done[good] = True
             rejected |= bad
-        if len(rows) + len(rejected) != len(self.paths):
+        if done.sum() + len(rejected) != len(self.paths):
             raise DataError(f"{self.folder} was changed by another predict; run it again")
-        if not rows:
+        if not done.any():
             reason = next(iter(rejected.values()))
             raise DataError(f"none of {len(self.paths):,} images can be read; the first: {reason}")
-        return np.stack([rows[row] for row in sorted(rows)]), dict(sorted(rejected.items()))
+        return logits[done], dict(sorted(rejected.items()))
 
     def remove(self) -> None:
         """Remove the log."""
