@@ -38,36 +38,33 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
 from pipeline.errors import DataError, warn
-from pipeline.evaluation.flags import ExportFlags, JudgeFlags, PredictFlags
-from pipeline.evaluation.image_files import (
-    SKIP,
-    find_images,
-    rendered,
-    write_predictions,
-)
+from pipeline.evaluation.flags import ExportFlags, JudgeFlags, PredictFlags, SpeedFlags
+from pipeline.evaluation.image_files import SKIP, find_images, rendered, write_predictions
 from pipeline.evaluation.leak import overlap, refuse
 from pipeline.evaluation.metrics.summary import summarise
 from pipeline.evaluation.prediction_log import PredictionLog
 from pipeline.evaluation.predictions import assemble, scored
 from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
-from pipeline.evaluation.report.judgement import write_report
+from pipeline.evaluation.report.judgement import print_headlines, write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
 from pipeline.files import require_writable
 from pipeline.folders import printable
 from pipeline.ham10000.decoding.jpeg import BadImageError
+from pipeline.learning.flags import Tta
 from pipeline.learning.gradcam import decision_heat, overlay
-from pipeline.learning.inference import average_logits, predict_logits
+from pipeline.learning.inference import Predictions, average_logits, predict_logits
 from pipeline.learning.probability import class_probabilities, malignant_probability
 from pipeline.learning.stored_model import ModelCard, edits, load_stored
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb, render_eval
 from pipeline.loading.samples import Samples
-from pipeline.shards.dataset import open_shards
+from pipeline.shards.dataset import Split, open_shards
 from pipeline.shards.intact import ensure_intact
 from pipeline.shards.storage.object_store import cached
 from pipeline.training.processes import make_accelerator, set_threads
@@ -91,27 +88,14 @@ def judge(flags: JudgeFlags) -> None:
     if not data.allow_leak:
         refuse(split.samples, training, f"split {data.split} of {data.shards}")
 
-    # -- every image once; which images share a batch does not depend on the number of ranks
+    # -- every image once
     tta = card.tta if method.tta == "stored" else method.tta
     card = card if method.threshold is not None else card.at(tta)
     threshold = card.threshold if method.threshold is None else method.threshold
-    loader = make_loader(
-        split,
-        phase="eval",
-        backend=speed.backend,
-        image_size=card.image_size,
-        batch_size=speed.batch_size,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        device=device,
-        threads=threads,
-    )
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches, total = loader.epoch(0), loader.batches_per_epoch
-    found = predict_logits(
-        model, batches, accelerator=accelerator, tta=tta, progress="predicting", total=total
+    found = logits_of(
+        model, split, speed, accelerator, image_size=card.image_size, threads=threads, tta=tta
     )
-    loader.close()
     if not on_main:
         return
 
@@ -158,6 +142,36 @@ def judge(flags: JudgeFlags) -> None:
     print(f"{metrics['n']:,} images; report: {data.out / 'report.html'}")
 
 
+def logits_of(
+    model: nn.Module,
+    split: Split,
+    speed: SpeedFlags,
+    accelerator: Accelerator,
+    *,
+    image_size: int,
+    threads: int,
+    tta: Tta,
+) -> Predictions:
+    """Predict every image once; which share a batch does not depend on the number of ranks."""
+    loader = make_loader(
+        split,
+        phase="eval",
+        backend=speed.backend,
+        image_size=image_size,
+        batch_size=speed.batch_size,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        device=accelerator.device,
+        threads=threads,
+    )
+    batches, total = loader.epoch(0), loader.batches_per_epoch
+    found = predict_logits(
+        model, batches, accelerator=accelerator, tta=tta, progress="predicting", total=total
+    )
+    loader.close()
+    return found
+
+
 def scores(logits: np.ndarray, card: ModelCard, threshold: float) -> pd.DataFrame:
     """Turn logits [N, K] into calibrated probabilities and decisions."""
     fitted = (card.task, card.temperature, card.bias)
@@ -189,16 +203,6 @@ def explain(
     maps = decision_heat(model, preprocess(images, card).to(device), decided, card.task)
     pictures = [centre_square(image, SIDE) for image in images]
     return [(picture, overlay(picture, heat)) for picture, heat in zip(pictures, maps, strict=True)]
-
-
-def print_headlines(metrics: dict) -> None:
-    """Print the main metrics with their intervals."""
-    if metrics["provenance"]["leak"]["found"]:
-        print("LEAK: the checkpoint was trained on samples of this split; the figures are too good")
-    for name in ("roc_auc", "pr_auc", "sensitivity", "specificity", "accuracy"):
-        low, high = metrics["ci95"][name] or (float("nan"), float("nan"))
-        print(f"{name:12s} {metrics[name]:.4f}  (95 %: {low:.4f} to {high:.4f})")
-    print(f"{'':12s} {metrics['majority_accuracy']:.4f}  accuracy of always the commoner class")
 
 
 def predict(flags: PredictFlags) -> None:

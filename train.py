@@ -78,7 +78,33 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
         pictures=pictures_of(val),
     )
 
-    # -- loaders: they stay out of accelerator.prepare, which would do nothing for them
+    train_loader, plain_train_loader, val_loader = loaders(
+        flags, accelerator, train=train, val=val, threads=threads
+    )
+
+    # -- epochs
+    try:
+        while not run.complete():
+            train_epoch(run, train_loader)
+            validate(run, epoch_end, val_loader)
+        finish(run, epoch_end, val_loader, plain_train_loader, train.samples)
+        run.close("done")
+    except Diverged as error:
+        checkpoints.discard(flags.run.run_dir, error.step)
+        raise
+    except Interrupted as leaving:
+        leaving.saved = run.save()
+        run.close("interrupted", exit_code=run.interruption.exit_code, saved=leaving.saved)
+        raise SystemExit(run.interruption.exit_code) from None
+
+
+def loaders(
+    flags: TrainFlags, accelerator: Accelerator, *, train: Split, val: Split, threads: int
+) -> tuple[Loader, Loader | None, Loader]:
+    """Return what gives batches to train on, the same images unaugmented if asked for, and val's.
+
+    They stay out of ``accelerator.prepare``, which would do nothing for them.
+    """
     common = {
         "backend": flags.data.backend,
         "image_size": flags.data.image_size,
@@ -99,25 +125,9 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
         cutmix=flags.regularisation.cutmix,
         **common,
     )
-    val_loader = make_loader(val, phase="eval", **common)
-    plain_train_loader = None
-    if flags.imbalance.refit_head != "none":
-        plain_train_loader = make_loader(train, phase="eval", **common)
-
-    # -- epochs
-    try:
-        while not run.complete():
-            train_epoch(run, train_loader)
-            validate(run, epoch_end, val_loader)
-        finish(run, epoch_end, val_loader, plain_train_loader, train.samples)
-        run.close("done")
-    except Diverged as error:
-        checkpoints.discard(flags.run.run_dir, error.step)
-        raise
-    except Interrupted as leaving:
-        leaving.saved = run.save()
-        run.close("interrupted", exit_code=run.interruption.exit_code, saved=leaving.saved)
-        raise SystemExit(run.interruption.exit_code) from None
+    plain = flags.imbalance.refit_head != "none"
+    plain_train_loader = make_loader(train, phase="eval", **common) if plain else None
+    return train_loader, plain_train_loader, make_loader(val, phase="eval", **common)
 
 
 def train_epoch(run: Run, loader: Loader) -> None:

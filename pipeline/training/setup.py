@@ -8,6 +8,7 @@ state goes into it last.
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from pipeline.training.flags import TrainFlags
 from pipeline.training.processes import Interruption, first_on_main
 from pipeline.training.resume import resume
 from pipeline.training.run import Run, StoredFacts
-from pipeline.training.state import TrainingState, seed_all
+from pipeline.training.state import Progress, TrainingState, seed_all
 
 
 def set_up(
@@ -81,18 +82,6 @@ def set_up(
     if on_main:
         everything = {"flags": flags.flat(), **facts}
         write_file(flags.run.run_dir / "config.json", json.dumps(everything, indent=2) + "\n")
-    tracker = make_tracker(
-        flags.tracking.tracker,
-        run_dir=flags.run.run_dir,
-        run_id=progress.wandb_id,
-        config={**flags.flat(), **facts},
-        group=facts["tracked_group"],
-        tags=flags.tracking.tags,
-        notes=flags.tracking.notes,
-        manifest=manifest,
-        points=progress.points,
-        main=on_main,
-    )
     run = Run(
         flags=flags,
         accelerator=accelerator,
@@ -105,11 +94,35 @@ def set_up(
             samples=pd.concat([train, val], ignore_index=True),
             flags=flags.flat(),
         ),
-        journal=PointJournal(tracker, progress.points),
+        journal=make_journal(flags, progress, facts, manifest=manifest, on_main=on_main),
         interruption=interruption,
     )
     announce(run, facts, len(train), len(val))
     return run, EpochEnd(run, val, pictures)
+
+
+def make_journal(
+    flags: TrainFlags,
+    progress: Progress,
+    facts: Mapping[str, Any],
+    *,
+    manifest: Path,
+    on_main: bool,
+) -> PointJournal:
+    """Start the tracker, and return what numbers the points that it gets."""
+    tracker = make_tracker(
+        flags.tracking.tracker,
+        run_dir=flags.run.run_dir,
+        run_id=progress.wandb_id,
+        config={**flags.flat(), **facts},
+        group=facts["tracked_group"],
+        tags=flags.tracking.tags,
+        notes=flags.tracking.notes,
+        manifest=manifest,
+        points=progress.points,
+        main=on_main,
+    )
+    return PointJournal(tracker, progress.points)
 
 
 def check_labels(val: pd.DataFrame) -> None:

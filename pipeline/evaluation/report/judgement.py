@@ -115,3 +115,13 @@ def findings(metrics: dict) -> list[str]:
                 f"({low:.1%} to {top:.1%}; {entry['errors']} of {entry['n']})"
             )
     return found
+
+
+def print_headlines(metrics: dict) -> None:
+    """Print the main metrics with their intervals."""
+    if metrics["provenance"]["leak"]["found"]:
+        print("LEAK: the checkpoint was trained on samples of this split; the figures are too good")
+    for name in ("roc_auc", "pr_auc", "sensitivity", "specificity", "accuracy"):
+        low, high = metrics["ci95"][name] or (float("nan"), float("nan"))
+        print(f"{name:12s} {metrics[name]:.4f}  (95 %: {low:.4f} to {high:.4f})")
+    print(f"{'':12s} {metrics['majority_accuracy']:.4f}  accuracy of always the commoner class")
