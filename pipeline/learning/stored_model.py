@@ -130,12 +130,11 @@ def card_digest(values: dict[str, Any]) -> str:
 def edits(path: Path) -> list[str]:
     """Return the files of a stored model that are not as they were written, the weights apart.
 
-    A model of an earlier version, without digests, gets a warning.
+    A model of an earlier version has no digests, and no edits can be seen.
     """
     folder = stored_folder(Path(path))
     card, values = read_card(folder), json.loads((folder / CARD).read_text())
     if not card.card_sha256 and not card.samples_sha256:
-        warn(f"{folder}: written by an earlier version, without digests of {CARD} and {SAMPLES}")
         return []
     digests = {
         CARD: (card.card_sha256, card_digest(values)),
@@ -163,6 +162,8 @@ def load_stored(
         if not allow_edited:
             raise DataError(f"{told}; use another checkpoint, or --allow-edited to go on with it")
         warn(told)
+    if not card.card_sha256 and not card.samples_sha256:
+        warn(f"{folder}: written by an earlier version, without digests of {CARD} and {SAMPLES}")
     if (card.mean, card.std) != (MEAN, STD):
         raise DataError(
             f"{folder / CARD}: mean {card.mean}, std {card.std}, but images are normalised with "
