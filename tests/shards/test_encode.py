@@ -79,6 +79,27 @@ def test_of_a_file_with_several_pictures_the_first_is_taken_without_the_list_of_
     assert b"MPF" not in jpeg and encode(jpeg, UNTOUCHED) == (jpeg, None)
 
 
+def test_what_names_a_person_or_a_place_is_cut_and_the_pixels_stay():
+    exif = Image.Exif()
+    exif[0x013B], exif[0xA431] = "MARKER artist", "MARKER serial number"
+    exif.get_ifd(0x8825)[1], exif.get_ifd(0x8825)[2] = "N", (48.0, 12.0, 30.0)
+    notes = {"exif": exif, "comment": b"MARKER comment", "xmp": b"<x:xmpmeta>MARKER</x:xmpmeta>"}
+    data = saved(photo(), **notes)
+    iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x06MARKER"
+    preview = b"JFXX\0\x10" + saved(photo((8, 8)), comment=b"MARKER")
+    for code, body in ((0xED, iptc), (0xE0, preview), (0xE5, b"MARKER")):
+        segment = bytes([0xFF, code]) + (len(body) + 2).to_bytes(2, "big") + body
+        data = data[:2] + segment + data[2:]
+    assert data.count(b"MARKER") == 7
+    for size in (None, 60, 32):
+        jpeg, said = encode(data, EncodeSettings(size))
+        assert b"MARKER" not in jpeg and said is None
+        image = Image.open(io.BytesIO(jpeg))
+        assert not image.getexif() and not set(image.info) & {"comment", "xmp", "exif"}
+    jpeg, _ = encode(data, UNTOUCHED)
+    assert np.array_equal(opened(jpeg), opened(WHOLE)) and encode(jpeg, UNTOUCHED) == (jpeg, None)
+
+
 def test_thumbnail_with_an_end_marker_of_its_own_is_no_trailing_garbage():
     exif = Image.Exif()
     exif[0x010E] = "a lesion"
@@ -87,7 +108,8 @@ def test_thumbnail_with_an_end_marker_of_its_own_is_no_trailing_garbage():
     thumbnail = saved(photo((8, 8)))
     inside = data[2:4] + (length + len(thumbnail)).to_bytes(2, "big") + data[6 : 4 + length]
     whole = data[:2] + inside + thumbnail + data[4 + length :]
-    assert encode(whole, UNTOUCHED) == (whole, None)
+    jpeg, said = encode(whole, UNTOUCHED)
+    assert np.array_equal(opened(jpeg), opened(WHOLE)) and said is None
 
 
 @pytest.mark.parametrize(
@@ -171,11 +193,11 @@ def test_exif_orientation_is_applied(orientation, image_size):
     assert said == f"EXIF orientation {orientation} applied"
 
 
-def test_exif_that_says_upright_keeps_the_bytes():
+def test_exif_that_says_upright_keeps_the_pixels():
     exif = Image.Exif()
     exif[0x0112] = 1
-    data = saved(photo(), exif=exif)
-    assert encode(data, UNTOUCHED) == (data, None)
+    jpeg, said = encode(saved(photo(), exif=exif), UNTOUCHED)
+    assert np.array_equal(opened(jpeg), opened(WHOLE)) and said is None
 
 
 @pytest.mark.parametrize(

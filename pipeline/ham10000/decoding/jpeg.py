@@ -18,6 +18,10 @@ _COMMON_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _END = b"\xff\xd9"
 _END_PAIR = int.from_bytes(_END, "little")
 _EOI, _SOS, _APP1, _APP2 = 0xD9, 0xDA, 0xE1, 0xE2
+_NOTES = frozenset(range(0xE0, 0xF0)) | {0xFE}
+_PLAIN_JFIF, _ADOBE = b"\x00\x10JFIF\x00", b"\x00\x0eAdobe"
+"""Length and name of the two segments that say how to decode. Others of their kind, and comments,
+are notes: position, names, device (EXIF, XMP, IPTC), previews, further pictures, a profile."""
 
 
 class BadImageError(ValueError):
@@ -41,17 +45,12 @@ class JpegHeader:
     has_profile: bool
     """There is a colour profile."""
     spans: tuple[tuple[int, int], ...]
-    """First byte and end of what belongs to the picture: neither what follows its end, nor the list
-    of further pictures (MPF), which cannot be right without them."""
-
-    @property
-    def length(self) -> int:
-        """Bytes of the picture."""
-        return sum(end - start for start, end in self.spans)
+    """First byte and end of what decoders need: without what follows the picture's end, and
+    without the segments that may name a person or a place."""
 
     def picture(self, data: bytes) -> bytes:
         """Return the picture's bytes; ``data`` itself if nothing is to be cut."""
-        if self.length == len(data):
+        if self.spans == ((0, len(data)),):
             return data
         return b"".join(data[start:end] for start, end in self.spans)
 
@@ -72,10 +71,10 @@ def read_header(data: bytes) -> JpegHeader:
         length = int.from_bytes(data[position : position + 2], "big")
         if length < 2 or position + length > len(data):
             raise BadImageError("truncated JPEG: a segment ends beyond the end of the file")
-        body = data[position + 2 : position + length] if code in _FRAMES | {_APP1, _APP2} else b""
+        body = data[position + 2 : position + length] if code in _FRAMES | _NOTES else b""
         has_exif |= code == _APP1 and body.startswith(b"Exif\x00")
         has_profile |= code == _APP2 and body.startswith(b"ICC_PROFILE\x00")
-        if code == _APP2 and body.startswith(b"MPF\x00"):
+        if code in _NOTES and not data.startswith((_PLAIN_JFIF, _ADOBE), position):
             spans.append((kept, marker))
             kept = position + length
         if code in _FRAMES:

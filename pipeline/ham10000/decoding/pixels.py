@@ -62,12 +62,12 @@ def examine(data: bytes) -> Found:
         return _other_format(data)
     header = read_header(data)
     _check_pixels(header.width, header.height)
-    cut = len(data) - header.length
+    cut = len(data) - header.spans[-1][1]
     notes = [f"{cut:,} bytes beside the picture cut"] if cut else []
-    data = header.picture(data)
     info = _open(data, ("JPEG",)) if header.has_exif or header.has_profile else None
     orientation = _orientation(info) if info and header.has_exif else 1
     profile = _profile(info) if info else b""
+    data = header.picture(data)
     reasons = _why_convert(header, data, orientation, profile)
     if not reasons:
         return Found(data, header.width, header.height, None, "; ".join(notes) or None)
