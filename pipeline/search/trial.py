@@ -23,15 +23,13 @@ from optuna.trial import TrialState
 from pipeline.files import forget
 from pipeline.search import supervisor
 from pipeline.search.study import SECONDS, patiently, stored
+from pipeline.training.flags import EXIT
 
 METRIC = "val_roc_auc"
 """Column of history.csv; a trial's value is the highest of its epochs."""
 
 LOG = "search.log"
 """Under RUN: the output of all its trainings."""
-
-EXIT = "exit.json"
-"""Under RUN: how its last training ended."""
 
 TICK = 0.5
 """Seconds between looks at history.csv and at the trial's state."""

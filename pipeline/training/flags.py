@@ -28,6 +28,9 @@ from pipeline.loading.order import Balance
 from pipeline.loading.presets import Augment
 from pipeline.tracking.flags import TrackerName
 
+EXIT = "exit.json"
+"""Name of the file under RUN that says how the last start ended."""
+
 RANGES: dict[str, Callable[[float], bool]] = {
     "above 0": lambda value: 0 < value < math.inf,
     "0 or above": lambda value: 0 <= value < math.inf,

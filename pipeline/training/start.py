@@ -24,9 +24,8 @@ from pipeline.errors import DataError, warn
 from pipeline.files import forget
 from pipeline.out_of_memory import out_of_memory
 from pipeline.owner import sole_writer
+from pipeline.training.flags import EXIT
 from pipeline.training.processes import Interrupted, first_on_main
-
-EXIT = "exit.json"
 
 
 @contextmanager
