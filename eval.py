@@ -16,55 +16,53 @@ from pipeline.machine import cores, leave_with_launcher
 OPTIONS = "pipeline.evaluation.flags"
 COMMANDS = {
     "judge": Command("judge a checkpoint on a split and write a report", f"{OPTIONS}:JudgeFlags"),
-    "compare": Command("put reports of the same images side by side", f"{OPTIONS}:CompareFlags"),
-    "predict": Command("predict images given as files: a CSV, a sheet", f"{OPTIONS}:PredictFlags"),
-    "export": Command("write ONNX and check it on real images", f"{OPTIONS}:ExportFlags"),
+    "compare": Command(
+        "put reports of the same images side by side",
+        f"{OPTIONS}:CompareFlags",
+        "pipeline.evaluation.report.comparison:run",
+    ),
+    "predict": Command(
+        "predict images given as files: a CSV, a sheet",
+        f"{OPTIONS}:PredictFlags",
+        "pipeline.judging.predict:predict",
+    ),
+    "export": Command(
+        "write ONNX and check it on real images",
+        f"{OPTIONS}:ExportFlags",
+        "pipeline.judging.export:export",
+    ),
 }
 
 if __name__ == "__main__":  # flags first: --help and a typo answer before torch is imported
     leave_with_launcher()
     WORD, FLAGS = choose(COMMANDS, default="judge")
-    if WORD == "compare":
-        from pipeline.evaluation.report.comparison import run
-
-        guard(lambda: run(FLAGS))
+    if WORD != "judge":
+        guard(lambda: COMMANDS[WORD].call(FLAGS))
         raise SystemExit(0)
 
 import shlex
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 
 import numpy as np
-import pandas as pd
 import torch
-from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
-from pipeline.errors import DataError, warn
-from pipeline.evaluation.flags import ExportFlags, JudgeFlags, PredictFlags, SpeedFlags
-from pipeline.evaluation.image_files import SKIP, find_images, rendered, write_predictions
+from pipeline.evaluation.flags import JudgeFlags
 from pipeline.evaluation.leak import overlap, refuse
 from pipeline.evaluation.metrics.summary import summarise
-from pipeline.evaluation.prediction_log import PredictionLog
-from pipeline.evaluation.predictions import assemble, scored
+from pipeline.evaluation.predictions import assemble
 from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import print_headlines, write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
 from pipeline.files import require_writable
-from pipeline.folders import printable
-from pipeline.ham10000.decoding.jpeg import BadImageError
-from pipeline.learning.flags import Tta
+from pipeline.judging.scoring import logits_of, preprocess, scores
 from pipeline.learning.gradcam import decision_heat, overlay
-from pipeline.learning.inference import Predictions, average_logits, predict_logits
-from pipeline.learning.probability import class_probabilities, malignant_probability
 from pipeline.learning.stored_model import ModelCard, edits, load_stored
-from pipeline.loading.loader import make_loader
-from pipeline.loading.portable import decode_rgb, render_eval
+from pipeline.loading.portable import decode_rgb
 from pipeline.loading.samples import Samples
-from pipeline.shards.dataset import Split, open_shards
+from pipeline.shards.dataset import open_shards
 from pipeline.shards.intact import ensure_intact
 from pipeline.shards.storage.object_store import cached
 from pipeline.training.processes import make_accelerator, set_threads
@@ -142,56 +140,6 @@ def judge(flags: JudgeFlags) -> None:
     print(f"{metrics['n']:,} images; report: {data.out / 'report.html'}")
 
 
-def logits_of(
-    model: nn.Module,
-    split: Split,
-    speed: SpeedFlags,
-    accelerator: Accelerator,
-    *,
-    image_size: int,
-    threads: int,
-    tta: Tta,
-) -> Predictions:
-    """Predict every image once; which share a batch does not depend on the number of ranks."""
-    loader = make_loader(
-        split,
-        phase="eval",
-        backend=speed.backend,
-        image_size=image_size,
-        batch_size=speed.batch_size,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        device=accelerator.device,
-        threads=threads,
-    )
-    batches, total = loader.epoch(0), loader.batches_per_epoch
-    found = predict_logits(
-        model, batches, accelerator=accelerator, tta=tta, progress="predicting", total=total
-    )
-    loader.close()
-    return found
-
-
-def scores(logits: np.ndarray, card: ModelCard, threshold: float) -> pd.DataFrame:
-    """Turn logits [N, K] into calibrated probabilities and decisions."""
-    fitted = (card.task, card.temperature, card.bias)
-    return scored(
-        threshold,
-        prob_malignant=malignant_probability(logits, *fitted),
-        prob_uncalibrated=malignant_probability(logits, card.task),
-        dx_probabilities=class_probabilities(logits, *fitted) if card.task == "dx" else None,
-    )
-
-
-def preprocess(images: Iterable[np.ndarray], card: ModelCard) -> torch.Tensor:
-    """Images [H, W, 3] uint8 of any size to [N, 3, S, S] float32, as the eval loader does."""
-    squares = []
-    for image in images:
-        squares.append(np.empty((card.image_size, card.image_size, 3), np.float32))
-        render_eval(image, squares[-1])
-    return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-
-
 def explain(
     model: nn.Module,
     card: ModelCard,
@@ -205,90 +153,5 @@ def explain(
     return [(picture, overlay(picture, heat)) for picture, heat in zip(pictures, maps, strict=True)]
 
 
-def predict(flags: PredictFlags) -> None:
-    """Predict images given as files, preprocessed as the eval loader does; resumes after a kill."""
-    accelerator = make_accelerator("no")
-    device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
-    workers = set_threads(flags.workers, accelerator)
-    require_writable(flags.out, "--out")
-    skip = flags.on_bad_image == "skip"
-    paths, notes = find_images(flags.images, skip=skip)
-    model, card, _ = load_stored(flags.checkpoint, allow_edited=flags.allow_edited)
-    model.to(device)
-
-    # -- what is left to do, the same on every rank; batches do not depend on the number of ranks
-    facts = (card.weights_sha256, card.tta)
-    log = PredictionLog(flags.out, paths, batch_size=flags.batch_size, facts=facts)
-    if accelerator.is_main_process:
-        log.prepare()
-        for note in notes:
-            warn(note)
-    accelerator.wait_for_everyone()
-    missing = log.missing()
-    accelerator.wait_for_everyone()  # all ranks have read the log before one appends to it
-    mine = missing[rank::ranks]
-
-    # -- read in threads; on a CPU not beside the model, which waits for each of its own threads
-    batches = rendered(
-        map(log.batch, mine),
-        lambda image: preprocess([image], card)[0].numpy(),
-        workers=workers,
-        ahead=0 if device.type == "cpu" else 2,
-    )
-    bar = tqdm(zip(mine, batches, strict=True), "predicting", len(mine), disable=None, leave=False)
-    with log.appending(rank) as append:
-        for number, images in bar:
-            rejected = {i: str(e) for i, e in enumerate(images) if isinstance(e, BadImageError)}
-            if rejected and not skip:
-                place, reason = next(iter(rejected.items()))
-                where = printable(log.batch(number)[place])
-                raise DataError(f"bad image {where}: {reason}; repair or remove it, or {SKIP}")
-            good = [image for image in images if not isinstance(image, BadImageError)]
-            logits = np.zeros((0, len(card.classes)), np.float32)
-            if good:
-                tensor = torch.from_numpy(np.stack(good)).to(device)
-                logits = average_logits(model, tensor, accelerator=accelerator, tta=card.tta)
-                logits = logits.cpu().numpy()
-            append(number, logits, rejected)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        finish_predict(flags, card, log)
-
-
-def finish_predict(flags: PredictFlags, card: ModelCard, log: PredictionLog) -> None:
-    """Write the files of ``predict`` and print what is in them."""
-    logits, reasons = log.results(len(card.classes))
-    threshold = card.threshold if flags.threshold is None else flags.threshold
-    table = scores(logits, card, threshold)
-    paths = [path for row, path in enumerate(log.paths) if row not in reasons]
-    rejected = {log.paths[row]: reason for row, reason in reasons.items()}
-    write_predictions(flags.out, paths, table, rejected, threshold=threshold, most=flags.sheet)
-    log.remove()
-    malignant = int(table["predicted"].to_numpy().sum())
-    print(f"{len(table):,} images, {malignant:,} malignant at {threshold:.3f}: {flags.out}")
-    for path, reason in [*rejected.items()][:3]:
-        print(f"left out: {printable(path)}: {reason}")
-    if rejected:
-        print(f"{len(rejected):,} images are left out: {flags.out / 'rejected.csv'}")
-    print("Not a medical device; no diagnosis may rest on it.")
-
-
-def export(flags: ExportFlags) -> None:
-    """Write ONNX and compare it with PyTorch on real images."""
-    from pipeline.learning.export import export_onnx  # onnxruntime takes a second to import
-
-    require_writable(flags.onnx, "--onnx", file=True)
-    model, card, _ = load_stored(flags.checkpoint, allow_edited=flags.allow_edited)
-    samples = Samples(open_shards(flags.shards).split(flags.split))
-    rows = np.linspace(0, len(samples) - 1, min(flags.images, len(samples))).astype(int)
-    images = preprocess((decode_rgb(samples.read(int(row))) for row in rows), card)
-    worst = export_onnx(flags.onnx, model, card, images)
-    print(
-        f"{flags.onnx}: {flags.onnx.stat().st_size / 1e6:.1f} MB; on {len(images)} images of "
-        f"{flags.shards} onnxruntime differs from PyTorch by at most {worst['logits']:.1e} in the "
-        f"logits and {worst['prob_malignant']:.1e} in the probability"
-    )
-
-
 if __name__ == "__main__":
-    guard(lambda: {"judge": judge, "predict": predict, "export": export}[WORD](FLAGS))
+    guard(lambda: judge(FLAGS))

@@ -60,6 +60,10 @@ class Command:
     run: str = ""
     """``module:function`` that is called with the flags; imported after they were read."""
 
+    def call(self, flags: Any) -> None:
+        """Run it."""
+        _named(self.run)(flags)
+
 
 def parse(flags: type[Flags], *, about: str = "", argv: Sequence[str] | None = None) -> Flags:
     """Return the command line as an instance of the frozen dataclass ``flags``.
@@ -119,7 +123,7 @@ def choose(
 def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> None:
     """Run the sub-command that the command line names."""
     word, flags = choose(commands, argv=argv)
-    guard(lambda: _named(commands[word].run)(flags))
+    guard(lambda: commands[word].call(flags))
 
 
 def _named(where: str) -> Any:

@@ -39,6 +39,13 @@ WALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("pipeline.ham10000", "pipeline.learning.flags", "pipeline.loading.flags"),
         TORCH,
     ),
+    "judging": (
+        (
+            *("pipeline.ham10000", "pipeline.shards", "pipeline.loading", "pipeline.learning"),
+            *("pipeline.evaluation", "pipeline.training.processes"),
+        ),
+        ("nvidia", "wandb"),
+    ),
 }
 
 PACKAGE = ("cli", "errors", "figures", "files", "folders", "machine", "out_of_memory", "owner")

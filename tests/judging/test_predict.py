@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,12 @@ from pipeline import files
 from pipeline.errors import DataError
 from pipeline.evaluation.flags import PredictFlags
 from pipeline.files import publish_folder
+from pipeline.judging.predict import predict as predict_images
 from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES
 from pipeline.learning.stored_model import ModelCard, stored_files
 from pipeline.shards.packing.encode import encode
 from pipeline.shards.packing.shard_plan import EncodeSettings
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import eval as program
 
 ARCH = "shufflenet_v2_x0_5"
 
@@ -58,7 +55,7 @@ def predict(checkpoint, tmp_path):
 
     def run(*places: Path, out: str = "out", **flags) -> pd.DataFrame:
         where = {"checkpoint": checkpoint, "out": tmp_path / out}
-        program.predict(PredictFlags(images=places, batch_size=3, workers=1, **where, **flags))
+        predict_images(PredictFlags(images=places, batch_size=3, workers=1, **where, **flags))
         return pd.read_csv(tmp_path / out / "predictions.csv")
 
     return run
