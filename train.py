@@ -133,18 +133,20 @@ def loaders(
 def train_epoch(run: Run, loader: Loader) -> None:
     """Train from the present position to the end of its epoch."""
     flags, state, progress = run.flags.optimisation, run.state, run.state.progress
-    if progress.batch == 0:
+    bounds, length = run.bounds(loader)
+    if progress.position == 0:
+        progress.began_with = run.global_batch
         state.begin_epoch(run.flags.run.seed)
     state.network.train()
     run.frozen.enter(progress.epoch)
     run.pace = Pace()
-    left = loader.batches_per_epoch - progress.batch
-    batches = loader.epoch(progress.epoch, start=progress.batch) if left else ()
+    first = progress.batch
+    batches = loader.epoch(progress.epoch, first, bounds) if bounds[1:] else ()
 
-    with run.progress_bar(left) as bar:
+    with run.progress_bar(bounds) as bar:
         for window in windows(run.pace.waiting(batches), flags.accumulate):
             # -- learning rate: a function of the position, so a resume has nothing to restore
-            position = progress.epoch + progress.batch / loader.batches_per_epoch
+            position = progress.epoch + progress.position / length
             shape = {"epochs": flags.epochs, "warmup": flags.warmup}
             lr = flags.lr * rate_factor(flags.schedule, position, **shape) * progress.plateau.factor
             set_rate(state.optimizer, lr, momentum_at(flags.schedule, position, **shape))
@@ -160,12 +162,12 @@ def train_epoch(run: Run, loader: Loader) -> None:
             state.optimizer.zero_grad()
             progress.step += 1
             progress.batch += len(window)
-            progress.samples += run.images_in(window)
+            images = progress.advance(to=bounds[progress.batch - first])
             if state.average:
                 state.average.update(state.model, progress.step)
 
             # -- reads the loss (GPU sync), so only every N steps there
-            bar.update(run.images_in(window))
+            bar.update(images)
             if progress.step % run.read_every == 0:
                 run.log_step(bar, lr)
                 run.save_if_due()

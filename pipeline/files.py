@@ -44,7 +44,8 @@ def reach(moment: str, what: object) -> None:
     Moments here, ``what`` being the final path: "sync" (content is written, not yet flushed),
     "rename" (to the final name, next), "replace" (the old folder is aside, the new one has no name
     yet), "exchange" (of an old and a new folder, next), "link" (a symbolic link is made next).
-    Training adds "batch", "step" and "validation", ``what`` being a number.
+    Training adds "batch", "step" and "validation", ``what`` being a number, and "taken", ``what``
+    being the image ids of a batch.
     """
     for watcher in watchers:
         watcher(moment, str(what))

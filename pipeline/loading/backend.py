@@ -58,6 +58,11 @@ class BackendLoader:
         """Batches of an epoch on this rank; equal on all ranks."""
         return self.plan.batches_per_epoch
 
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of an epoch over all ranks, those that fill no global batch included."""
+        return self.plan.samples_per_epoch
+
     def close(self) -> None:
         """Stop the threads and close the shards."""
         self.pool.shutdown(cancel_futures=True)

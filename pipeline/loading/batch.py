@@ -6,7 +6,7 @@
 These are exactly the batches that an uninterrupted epoch 3 has from number 17 on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,15 +38,26 @@ class Batch:
 
 
 class Loader(Protocol):
-    """Batches of one split. Its state is (epoch, number of the next batch) and nothing else."""
+    """Batches of one split. Its state is (epoch, position in its order) and nothing else."""
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches of an epoch on this rank; equal on all ranks."""
         ...
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of ``epoch`` from number ``start`` on; one epoch at a time."""
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of an epoch over all ranks, those that fill no global batch included."""
+        ...
+
+    def epoch(
+        self, epoch: int, start: int = 0, bounds: Sequence[int] | None = None
+    ) -> Iterator[Batch]:
+        """Yield the batches of ``epoch`` from number ``start`` on; one epoch at a time.
+
+        ``bounds``, from ``order.cuts``, say where in the epoch's order these lie: needed after a
+        resume on another global batch.
+        """
         ...
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ and without a GPU sync: DALI makes the consumer's stream wait instead of the hos
 
 import itertools
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -52,16 +52,19 @@ class DaliLoader(BackendLoader):
         super().__post_init__()
         self.pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
         self._inputs: Iterator[Inputs] = iter(())
+        self._requests: list[BatchRequest] = []
         self._pipe: Pipeline | None = None
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, start: int = 0, bounds: Sequence[int] | None = None
+    ) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on; one epoch at a time."""
         self._empty_pipeline()
-        requests = list(self.plan.requests(epoch, start))
-        inputs = self.inputs(request for request in requests if len(request.rows))
+        self._requests = list(self.plan.requests(epoch, start, bounds))
+        inputs = self.inputs(request for request in self._requests if len(request.rows))
         self._inputs = inputs
         try:
-            for request in requests:
+            for request in self._requests:
                 yield self.batch(request, self._images(request))
         finally:  # also where the consumer leaves early, which may be at the interpreter's end
             inputs.close()
@@ -152,7 +155,7 @@ class DaliLoader(BackendLoader):
         short = out_of_memory(error)
         if short is not error:
             return short
-        later = self.plan.requests(request.epoch, request.batch)
+        later = (each for each in self._requests if each.batch >= request.batch)
         for suspect in itertools.islice(later, PREFETCH + READ_AHEAD + 1):
             for row in suspect.rows:
                 try:

@@ -7,7 +7,7 @@ is shuffled. What is drawn is a function of (seed, epoch, batch, rank). Mixup: Z
 2018; CutMix: Yun et al., ICCV 2019.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -91,9 +91,16 @@ class MixingLoader:
         """Batches of an epoch on this rank."""
         return self.loader.batches_per_epoch
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of an epoch over all ranks, those that fill no global batch included."""
+        return self.loader.samples_per_epoch
+
+    def epoch(
+        self, epoch: int, start: int = 0, bounds: Sequence[int] | None = None
+    ) -> Iterator[Batch]:
         """Yield the mixed batches of ``epoch`` from number ``start`` on."""
-        for number, batch in enumerate(self.loader.epoch(epoch, start), start):
+        for number, batch in enumerate(self.loader.epoch(epoch, start, bounds), start):
             yield self.mix.apply(batch, epoch=epoch, number=number)
 
     def close(self) -> None:

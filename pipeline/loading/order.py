@@ -1,6 +1,6 @@
 """The order of an epoch, as arithmetic: which samples are in which batch of which rank.
 
-    EpochPlan.requests(epoch, start) -> BatchRequest(epoch, batch, rows, position), ...
+    EpochPlan.requests(epoch, start, bounds) -> BatchRequest(epoch, batch, rows, position), ...
 
 The order is a pure function of the seed, the epoch and the sizes of the shards:
 
@@ -8,12 +8,14 @@ The order is a pure function of the seed, the epoch and the sizes of the shards:
     some thousand samples each -> permute the rows of each window
 
 A loader thus reads the tars of one window at a time, and a batch mixes samples of the whole
-window. Batches and ranks are slices of the order, so (epoch, batch) is all the state of a loader.
+window. Batches and ranks are slices of the order, so (epoch, position) is all the state of a
+loader, on any number of ranks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -89,21 +91,37 @@ class EpochPlan:
         if self.phase == "eval":
             batches = -(-len(self.shard_of) // self.batch_size)
             return -(-batches // self.world_size)
+        return self.samples_per_epoch // (self.batch_size * self.world_size)
+
+    @cached_property
+    def samples_per_epoch(self) -> int:
+        """Samples of an epoch's order, those that fill no global batch included."""
         rows = choose_rows(
             len(self.shard_of), self.classes, balance=self.balance, seed=self.seed, epoch=0
         )
-        return len(rows) // (self.batch_size * self.world_size)
+        return len(rows)
 
-    def requests(self, epoch: int, start: int = 0) -> Iterator[BatchRequest]:
+    def requests(
+        self, epoch: int, start: int = 0, bounds: Sequence[int] | None = None
+    ) -> Iterator[BatchRequest]:
         """Yield this rank's batches of ``epoch`` from number ``start`` on.
 
         Batch ``b`` of rank ``r`` is batch ``b * world_size + r`` of the order, so what a batch of
         an evaluation holds does not depend on the number of ranks.
+
+        Args:
+            epoch: from 0.
+            start: number of the first batch.
+            bounds: positions between which the global batches lie from there on, as ``cuts``
+                returns them; None: full ones to the end of the epoch.
         """
-        order = self._order(epoch)
-        for batch in range(start, self.batches_per_epoch):
-            position = min((batch * self.world_size + self.rank) * self.batch_size, len(order))
-            yield BatchRequest(epoch, batch, order[position : position + self.batch_size], position)
+        order, whole = self._order(epoch), self.batch_size * self.world_size
+        if bounds is None:
+            bounds = [batch * whole for batch in range(start, self.batches_per_epoch + 1)]
+        for batch, (begin, end) in enumerate(pairwise(bounds), start):
+            first = begin + (end - begin) * self.rank // self.world_size
+            last = begin + (end - begin) * (self.rank + 1) // self.world_size
+            yield BatchRequest(epoch, batch, order[first:last], min(first, len(order)))
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.phase == "eval":
@@ -111,6 +129,31 @@ class EpochPlan:
         return epoch_order(
             self.shard_of, seed=self.seed, epoch=epoch, classes=self.classes, balance=self.balance
         )
+
+
+def cuts(position: int, end: int, *, batch_size: int, world_size: int) -> list[int]:
+    """Return where the global batches of training lie from ``position`` of an epoch's order on.
+
+    They are full, but for the last two where ``end`` is no whole number of them away, as after a
+    resume on another global batch: these share what is left, so that no sample is lost. Less than
+    two samples a rank (batch norm needs them) are left out. What follows a position depends on it
+    alone, not on where the cutting began.
+
+    Args:
+        position: samples of the order trained on before.
+        end: samples of the order to train on in all.
+        batch_size: largest number of samples in a batch, per process.
+        world_size: number of processes.
+
+    Returns:
+        ``position``, then the end of each global batch.
+    """
+    whole, least = batch_size * world_size, min(2, batch_size) * world_size
+    bounds = [position]
+    while (left := end - bounds[-1]) >= least:
+        shared = whole < left < 2 * whole and left // 2 >= least
+        bounds.append(bounds[-1] + (-(-left // 2) if shared else min(left, whole)))
+    return bounds
 
 
 def epoch_order(

@@ -14,7 +14,7 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -77,9 +77,11 @@ class PortableLoader(BackendLoader):
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         self._buffers = Buffers((self.plan.batch_size, self.image_size, self.image_size, 3))
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, start: int = 0, bounds: Sequence[int] | None = None
+    ) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on."""
-        requests = self.plan.requests(epoch, start)
+        requests = self.plan.requests(epoch, start, bounds)
         chunks = (chunk for request in requests for chunk in self._chunks(request))
         chunks_ahead = BATCHES_AHEAD * -(-self.plan.batch_size // CHUNK)
         depth = max(chunks_ahead, 2 * self.threads)

@@ -38,7 +38,9 @@ class PreviewPlan(EpochPlan):
     chosen: tuple[int, ...] = ()
     """The rows."""
 
-    def requests(self, epoch: int, start: int = 0) -> Iterator[BatchRequest]:
+    def requests(
+        self, epoch: int, start: int = 0, bounds: Sequence[int] | None = None
+    ) -> Iterator[BatchRequest]:
         """Yield the one batch."""
         rows = np.array(self.chosen, dtype=np.int64)
         if self.phase == "train":

@@ -68,7 +68,7 @@ class EpochEnd:
             patience = optimisation.plateau_patience
             progress.plateau = progress.plateau.after(auc, patience=patience, cut=PLATEAU_FACTOR)
         progress.epoch += 1
-        progress.batch = 0
+        progress.batch = progress.position = 0
         timing = {"epoch": progress.epoch, **self.timing()}
         progress.history.append(row)
         progress.timing.append(timing)

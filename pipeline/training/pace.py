@@ -88,6 +88,7 @@ class Pace:
             if batch is None:
                 return
             self.images += len(batch)
+            reach("taken", batch.image_ids)
             yield batch
 
     @property

@@ -2,7 +2,8 @@
 
     saved = resume(flags, manifest_sha256=..., processes=2)    # rank 0; None: from the beginning
 
-A resumed run has the same flags (but for ``FREE_TO_CHANGE``) and the same shards.
+A resumed run has the same flags (but for ``FREE_TO_CHANGE``) and the same shards. It may have
+another number of processes: what a checkpoint holds is a position over all of them.
 """
 
 import os
@@ -69,28 +70,51 @@ def resume(flags: TrainFlags, *, manifest_sha256: str, processes: int) -> dict[s
         if aside:
             print(f"starting anew; what was in {run_dir} is in {aside} now", flush=True)
         return None
-    found = find_checkpoint(run_dir, flags.run.resume, processes=processes)
+    found = find_checkpoint(run_dir, flags.run.resume)
     if found is None:
         return None
     state = found.state()
-    _check_unchanged(flags, state, manifest_sha256, found.folder)
+    old_batch, batch = state["flags"]["batch_size"], flags.data.batch_size
+    same = found.processes * old_batch == processes * batch
+    old = {**state["flags"], "batch_size": batch if same else old_batch}
+    _check_unchanged(flags, old, state["manifest"], manifest_sha256, found.folder)
     for folder in step_folders(run_dir):  # damaged, or of a course that is given up now
         if int(folder.name.removeprefix("step-")) > found.step:
             shutil.rmtree(folder, ignore_errors=True)
     place = f"epoch {found.epoch}, batch {found.batch}, step {found.step}"
     print(f"resuming from {found.folder}: {place}", flush=True)
-    return state
+    if not same:
+        warn(
+            f"resuming on {processes} process(es) what {found.processes} began: a step takes "
+            f"{processes * batch} images, {found.processes * old_batch} before"
+        )
+    began = {"processes": found.processes, "batch_size": old_batch}
+    return {**state, "progress": with_position(state["progress"], **began)}
+
+
+def with_position(
+    progress: Mapping[str, Any], *, processes: int, batch_size: int
+) -> dict[str, Any]:
+    """Return the progress in a checkpoint, with what earlier versions did not write.
+
+    Args:
+        progress: its values by name.
+        processes: that wrote the checkpoint.
+        batch_size: of each of them.
+    """
+    whole, launch = processes * batch_size, {"processes": processes, "batch_size": batch_size}
+    first = {"epoch": 0, "position": 0, "step": 0, **launch}
+    known = {"position": progress["batch"] * whole, "began_with": whole, "launches": [first]}
+    return {**known, **progress}
 
 
 def _check_unchanged(
-    flags: TrainFlags, state: Mapping[str, Any], manifest_sha256: str, folder: Path
+    flags: TrainFlags, old: Mapping[str, Any], old_manifest: str, manifest: str, folder: Path
 ) -> None:
     """Refuse other flags or other shards than the checkpoint's, unless they are allowed."""
-    changed = changed_flags(state["flags"], flags.flat())
-    if state["manifest"] != manifest_sha256:
-        changed.append(
-            f"--shards: manifest {state['manifest'][:12]}... before, {manifest_sha256[:12]}... now"
-        )
+    changed = changed_flags(old, flags.flat())
+    if old_manifest != manifest:
+        changed.append(f"--shards: manifest {old_manifest[:12]}... before, {manifest[:12]}... now")
     if not changed:
         return
     if not flags.run.allow_changes:
@@ -102,41 +126,20 @@ def _check_unchanged(
     warn(f"going on with changed flags: {'; '.join(changed)}")
 
 
-def find_checkpoint(run_dir: Path, where: str, *, processes: int) -> Checkpoint | None:
+def find_checkpoint(run_dir: Path, where: str) -> Checkpoint | None:
     """Return the checkpoint to resume from, or None for the beginning.
 
     Args:
         run_dir: RUN.
         where: "auto" (the highest intact one), or the path of a checkpoint.
-        processes: of this launch. A checkpoint of another number serves at an epoch's boundary
-            only, because positions within an epoch mean something else.
     """
-    in_mid_epoch: list[Checkpoint] = []
     for folder in step_folders(run_dir) if where == "auto" else [Path(where)]:
         try:
-            found = read_checkpoint(folder)
+            return read_checkpoint(folder)
         except DataError as error:
             if where != "auto":
                 raise
             warn(f"checkpoint passed over: {error}")
-            continue
-        if found.processes == processes:
-            return found
-        if found.batch == 0:
-            warn(
-                f"resuming on {processes} process(es) what {found.processes} began: from the "
-                f"boundary after epoch {found.epoch} ({found.folder.name}); the global batch "
-                f"changes by {processes}/{found.processes} unless --batch-size does"
-            )
-            return found
-        in_mid_epoch.append(found)
-    if in_mid_epoch:
-        first = in_mid_epoch[0]
-        raise DataError(
-            f"{first.folder}: written by {first.processes} process(es) in the middle of epoch "
-            f"{first.epoch + 1}, and no checkpoint at an epoch's boundary is left; start "
-            f"{first.processes} process(es) again, or begin anew with --resume never"
-        )
     return None
 
 

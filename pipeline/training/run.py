@@ -17,7 +17,8 @@ from pipeline.files import reach
 from pipeline.learning.losses import Loss
 from pipeline.learning.optimizers import FrozenBackbone
 from pipeline.learning.stored_model import ModelCard, stored_files
-from pipeline.loading.batch import Batch
+from pipeline.loading.batch import Batch, Loader
+from pipeline.loading.order import cuts
 from pipeline.tracking.journal import PointJournal
 from pipeline.training import checkpoints
 from pipeline.training.flags import TrainFlags
@@ -74,15 +75,27 @@ class Run:
         blended = None if batch.labels_b is None else self.target_of_dx[batch.labels_b]
         return self.target_of_dx[batch.labels], blended, batch.lam
 
-    def images_in(self, window: list[Batch]) -> int:
-        """Return the number of images of a window over all processes."""
-        return sum(map(len, window)) * self.accelerator.num_processes
+    @property
+    def global_batch(self) -> int:
+        """Images of a batch over all processes."""
+        return self.flags.data.batch_size * self.accelerator.num_processes
 
-    def progress_bar(self, batches: int) -> tqdm:
+    def bounds(self, loader: Loader) -> tuple[list[int], int]:
+        """Return where the rest of the epoch is cut into global batches, and the epoch's length.
+
+        The length, in samples, is that of the launch that began the epoch, whose global batch says
+        how many samples are left out at its end.
+        """
+        progress, ranks = self.state.progress, self.accelerator.num_processes
+        whole = (progress.position and progress.began_with) or self.global_batch
+        length = loader.samples_per_epoch // whole * whole
+        sizes = {"batch_size": self.flags.data.batch_size, "world_size": ranks}
+        return cuts(progress.position, length, **sizes), length
+
+    def progress_bar(self, bounds: list[int]) -> tqdm:
         """Return an epoch's bar (loss, images/s, time left); on rank 0, and on terminals only."""
-        per_batch = self.flags.data.batch_size * self.accelerator.num_processes
         return tqdm(
-            total=batches * per_batch,
+            total=bounds[-1] - bounds[0],
             desc=f"epoch {self.state.progress.epoch + 1}/{self.flags.optimisation.epochs}",
             unit=" images",
             disable=None if self.accelerator.is_main_process else True,

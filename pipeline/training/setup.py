@@ -71,8 +71,9 @@ def set_up(
     )
     state = make_state(flags, accelerator, fresh=saved is None)
     if saved is not None:
-        state.restore(saved)
+        state.restore(saved, flags.run.seed)
     progress = state.progress
+    progress.note_launch(processes, flags.data.batch_size)
     if on_main:
         progress.wandb_id = progress.wandb_id or run_id(flags.run.run_dir)
     class_of_dx = task_targets(np.arange(len(DX)), task)
@@ -80,7 +81,7 @@ def set_up(
     counts = np.bincount(class_of_dx[dx_index], minlength=len(CLASSES[task]))
     facts = facts_of_run(flags, accelerator, counts, threads) | {"manifest_sha256": manifest_sha256}
     if on_main:
-        everything = {"flags": flags.flat(), **facts}
+        everything = {"flags": flags.flat(), **facts, "launches": progress.launches}
         write_file(flags.run.run_dir / "config.json", json.dumps(everything, indent=2) + "\n")
     run = Run(
         flags=flags,

@@ -28,6 +28,10 @@ class Progress:
     """Epochs trained and validated."""
     batch: int = 0
     """Batches per process trained on in the epoch after them."""
+    position: int = 0
+    """Samples of that epoch's order trained on, over all processes: where a resume goes on."""
+    began_with: int = 0
+    """Images of a global batch when that epoch began."""
     step: int = 0
     """Optimizer steps taken."""
     samples: int = 0
@@ -52,6 +56,22 @@ class Progress:
     """The latest points for the tracker; values may still be added to the last one."""
     wandb_id: str = ""
     """Of the W&B run."""
+    launches: list[Row] = field(default_factory=list)
+    """A row where the number of processes or the batch size became another: RUN/config.json."""
+
+    def advance(self, to: int) -> int:
+        """Move on to a position of the epoch's order; return the number of images since."""
+        images, self.position = to - self.position, to
+        self.samples += images
+        return images
+
+    def note_launch(self, processes: int, batch_size: int) -> None:
+        """Note a start with another number of processes or another batch size than before."""
+        launch = {"processes": processes, "batch_size": batch_size}
+        before = self.launches[-1] if self.launches else {}
+        if launch.items() - before.items():
+            where = {"epoch": self.epoch, "position": self.position, "step": self.step}
+            self.launches.append({**where, **launch})
 
 
 @dataclass
@@ -77,9 +97,13 @@ class TrainingState:
 
     def begin_epoch(self, seed: int) -> None:
         """Start the sums and the random numbers of an epoch; the latter differ by rank."""
-        rank, epoch = self.accelerator.process_index, self.progress.epoch
-        seed_all(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+        self.seed_rank(seed, self.progress.epoch)
         self.sums.zero_()
+
+    def seed_rank(self, *numbers: int) -> None:
+        """Seed this rank's random numbers with ``numbers``."""
+        sequence = np.random.SeedSequence([*numbers, self.accelerator.process_index])
+        seed_all(int(sequence.generate_state(1)[0]))
 
     def count(self, logits: Tensor, target: Tensor) -> None:
         """Add a batch (logits [B, K], classes [B]) to the sums of right answers and samples."""
@@ -110,11 +134,11 @@ class TrainingState:
             "ranks": gather_object([own]),
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: dict[str, Any], seed: int) -> None:
         """Take over what ``capture`` returned.
 
-        On another number of processes (at an epoch's boundary) each rank's random numbers and
-        sums are left out: the epoch begins with new ones.
+        On another number of processes rank 0 has the sums of all, and each rank draws random
+        numbers (of dropout) that depend on ``seed`` and the position.
         """
         values = saved["progress"]
         names = {f.name for f in fields(Progress)}
@@ -126,10 +150,14 @@ class TrainingState:
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.accelerator.scaler and saved["scaler"]:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
-        if len(saved["ranks"]) == self.accelerator.num_processes:
-            own = saved["ranks"][self.accelerator.process_index]
-            set_random_state(own["rng"])
-            self.sums.copy_(torch.tensor(own["sums"], dtype=torch.float64))
+        ranks, rank = saved["ranks"], self.accelerator.process_index
+        sums = torch.tensor([each["sums"] for each in ranks], dtype=torch.float64)
+        if len(ranks) == self.accelerator.num_processes:
+            set_random_state(ranks[rank]["rng"])
+            self.sums.copy_(sums[rank])
+        else:
+            self.seed_rank(seed, self.progress.epoch, self.progress.position)
+            self.sums.copy_(sums.sum(0) if rank == 0 else torch.zeros(4))
 
 
 def seed_all(seed: int) -> None:

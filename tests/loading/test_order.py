@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.loading.order import EpochPlan, choose_rows, epoch_order
+from pipeline.loading.order import EpochPlan, choose_rows, cuts, epoch_order
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=8)
 
@@ -52,6 +52,77 @@ def test_an_order_has_each_sample_once_and_is_repeatable(
     order = epoch_order(shard_of, seed=3, epoch=epoch, window=window)
     assert sorted(order.tolist()) == list(range(sum(sizes)))
     assert np.array_equal(order, epoch_order(shard_of, seed=3, epoch=epoch, window=window))
+
+
+LAUNCH = st.tuples(st.integers(1, 9), st.integers(1, 8))
+"""Samples in a batch, processes."""
+
+
+def steps_of(
+    shard_of: np.ndarray, launch: tuple[int, int], position: int, end: int
+) -> tuple[list[list[int]], list[int]]:
+    """The samples of each step from a position of the order on, all ranks; where each step ends."""
+    batch, ranks = launch
+    bounds = cuts(position, end, batch_size=batch, world_size=ranks)
+    steps: list[list[int]] = [[] for _ in bounds[1:]]
+    for rank in range(ranks):
+        plan = EpochPlan("train", shard_of, batch, rank=rank, world_size=ranks)
+        requests = list(plan.requests(2, 7, bounds))
+        assert [request.batch for request in requests] == [7 + i for i in range(len(steps))]
+        for step, request in zip(steps, requests, strict=True):
+            assert min(2, batch) <= len(request.rows) <= batch
+            step.extend(request.rows.tolist())
+    return steps, bounds
+
+
+@given(SIZES, LAUNCH, LAUNCH, LAUNCH, st.integers(0, 60), st.integers(0, 60))
+def test_no_sample_is_lost_or_repeated_by_resumes_on_other_launches(
+    sizes: list[int],
+    first: tuple[int, int],
+    second: tuple[int, int],
+    third: tuple[int, int],
+    taken: int,
+    then: int,
+) -> None:
+    shard_of, whole = shards(sizes), first[0] * first[1]
+    end = sum(sizes) // whole * whole
+    seen: list[int] = []
+    position = 0
+    for launch, stop in ((first, taken), (second, then), (third, None)):
+        steps, bounds = steps_of(shard_of, launch, position, end)
+        seen += [row for step in steps[:stop] for row in step]
+        position = bounds[: 1 + len(steps[:stop])][-1]
+    order = epoch_order(shard_of, seed=0, epoch=2).tolist()
+    assert sorted(seen) == sorted(order[:position])  # of the order's beginning, each once
+    lost = end - position
+    if third[0] >= 4:
+        assert lost == 0 or lost < 2 * third[1]  # too few for batch norm
+    else:
+        assert lost < third[0] * third[1]
+
+
+@given(SIZES, LAUNCH, st.integers(0, 60), st.data())
+def test_an_equal_global_batch_on_other_ranks_takes_the_same_steps(
+    sizes: list[int], launch: tuple[int, int], taken: int, data: st.DataObject
+) -> None:
+    shard_of, whole = shards(sizes), launch[0] * launch[1]
+    end = sum(sizes) // whole * whole
+    ranks = data.draw(st.sampled_from([n for n in range(1, whole + 1) if whole % n == 0]))
+    undisturbed, bounds = steps_of(shard_of, launch, 0, end)
+    position = bounds[min(taken, len(undisturbed))]
+    resumed, _ = steps_of(shard_of, (whole // ranks, ranks), position, end)
+    expected = undisturbed[min(taken, len(undisturbed)) :]
+    assert [sorted(step) for step in resumed] == [sorted(step) for step in expected]
+
+
+@given(st.integers(0, 400), st.integers(0, 400), LAUNCH)
+def test_what_follows_a_position_does_not_depend_on_where_the_cutting_began(
+    position: int, end: int, launch: tuple[int, int]
+) -> None:
+    sizes = {"batch_size": launch[0], "world_size": launch[1]}
+    bounds = cuts(position, end, **sizes)
+    for number, bound in enumerate(bounds):
+        assert cuts(bound, end, **sizes) == bounds[number:]
 
 
 def test_each_epoch_and_each_seed_has_its_own_order() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
+from pipeline.loading.order import cuts
 
 
 def same(first, second) -> bool:
@@ -24,6 +25,23 @@ def test_resumed_batches_are_those_of_an_undisturbed_loader(
     assert len(whole) > 2
     assert len(rest) == len(whole) - 2
     assert all(same(a, b) for a, b in zip(whole[2:], rest, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["dali", "portable"])
+def test_other_ranks_get_the_same_pixels(loader, backend: str) -> None:
+    """Two ranks with 8, then one with 16 from the second step on; then three with 5, cut anew."""
+    common = {"backend": backend, "augment": "strong"}
+    two = [loader(rank=r, world_size=2, batch_size=8, **common).epoch(3) for r in (0, 1)]
+    expected = [torch.cat([batch.images for batch in step]) for step in zip(*two, strict=True)]
+    one = loader(batch_size=16, **common)
+    got = [batch.images for batch in one.epoch(3, start=1)]
+    assert len(got) > 1 and all(map(torch.equal, expected[1:], got))
+    bounds = cuts(16, len(expected) * 16, batch_size=5, world_size=3)
+    three = [
+        loader(rank=r, world_size=3, batch_size=5, **common).epoch(3, 1, bounds) for r in range(3)
+    ]
+    images = torch.cat([b.images for step in zip(*three, strict=True) for b in step])
+    assert torch.equal(images, torch.cat(expected[1:]))
 
 
 @pytest.mark.parametrize("backend", ["dali", "portable"])

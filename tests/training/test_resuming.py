@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from pipeline import files
 from pipeline.errors import DataError
-from pipeline.training.checkpoints import read_checkpoint, write_checkpoint
+from pipeline.training.checkpoints import MODEL_FILES, read_checkpoint, write_checkpoint
 
 
 @pytest.fixture
@@ -136,13 +136,47 @@ def test_other_number_of_processes_goes_on_from_an_epoch_boundary(train, trained
     assert pd.read_csv(run / "history.csv")["epoch"].to_list() == [1, 2]
 
 
-def test_other_number_of_processes_is_refused_where_no_boundary_is_left(train, trained):
-    flags, run = trained
-    shutil.rmtree(run / "checkpoints" / steps(run)[-1])  # what is left is within the epoch
-    outcome = train(*flags, 2, ranks=2)
-    assert 2 in outcome.codes
-    assert "written by 1 process(es) in the middle of epoch 1" in outcome.text
-    assert outcome.text.count("error: ") == 1
+def test_another_launch_goes_on_in_mid_epoch_with_what_is_left(train, tiny, tmp_path):
+    flags = [*tiny, "--run-dir", tmp_path / "run", "--epochs", 2]
+    outcome = train(*flags, die=[0, "step", "4", "SIGTERM"])
+    assert outcome.codes == [143], outcome.text
+    outcome = train(*flags, "--batch-size", 3, ranks=2, die=[1, "step", "6", "SIGTERM"])
+    assert outcome.codes == [143] * 2 and "warning" not in outcome.text, outcome.text
+    outcome = train(*flags, "--batch-size", 6, ranks=2, die=[0, "step", "8", "SIGTERM"])
+    assert outcome.codes == [2, 2] and "--batch-size: 3 before, 6 now" in outcome.text
+    again = ["--batch-size", 6, "--allow-changes"]
+    outcome = train(*flags, *again, ranks=2, die=[0, "step", "8", "SIGTERM"])
+    assert outcome.codes == [143] * 2
+    assert "resuming on 2 process(es) what 2 began: a step takes 12 images, 6" in outcome.text
+    assert train(*flags).codes == [0]
+    assert train(*tiny, "--run-dir", tmp_path / "calm", "--epochs", 2).codes == [0]
+    found, calm = (pd.read_csv(tmp_path / name / "history.csv") for name in ("run", "calm"))
+    assert found["samples"].equals(calm["samples"])
+    assert found["step"].to_list() == (calm["step"] - 2).to_list()
+    assert found["lr"].iloc[-1] == calm["lr"].iloc[-1]
+    launches = json.loads((tmp_path / "run" / "config.json").read_text())["launches"]
+    names = ("position", "step", "processes", "batch_size")
+    got = [tuple(row[name] for name in names) for row in launches]
+    assert got == [(0, 0, 1, 6), (24, 4, 2, 3), (36, 6, 2, 6), (60, 8, 1, 6)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_checkpoint_of_an_earlier_version_resumes_to_the_same_bytes(train, tiny, tmp_path, ranks):
+    flags = [*tiny, "--run-dir", tmp_path, "--epochs", 2]
+    assert train(*flags, ranks=ranks, die=[0, "step", "4", "SIGTERM"]).codes == [143] * ranks
+    folder = tmp_path / "checkpoints" / "step-00000004"
+    found = read_checkpoint(folder)
+    state = found.state()
+    for name in ("position", "began_with", "launches"):  # had no names then
+        del state["progress"][name]
+    model = {name: (folder / name).read_bytes() for name in MODEL_FILES}
+    where = {"epoch": 0, "batch": found.batch, "step": 4, "processes": ranks}
+    assert write_checkpoint(tmp_path, state, model, keep=1, **where)
+    assert train(*flags, ranks=ranks).codes == [0] * ranks
+    calm = tmp_path / "calm"
+    assert train(*flags, "--run-dir", calm, ranks=ranks).codes == [0] * ranks
+    for name in ("history.csv", "best/model.safetensors"):
+        assert (calm / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The launchers themselves: ``accelerate launch`` on one machine, on two, with restarts."""
 
+import ast
 import json
 import os
 import signal
@@ -9,8 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -19,6 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 GRADIENTS = str(ROOT / "tests" / "training" / "gradients.py")
+TAKEN = str(ROOT / "tests" / "training" / "taken.py")
 TWO = ("--multi_gpu", "--num_processes", "2")
 TINY = (
     *("--arch", "shufflenet_v2_x0_5", "--weights", "none", "--image-size", "32", "--lr", "1e-3"),
@@ -32,7 +36,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def start(*words: str | Path, machines: int = 1) -> subprocess.Popen[str]:
+def start(*words: str | Path | int, machines: int = 1) -> subprocess.Popen[str]:
     """Start ``accelerate launch`` and let it print into a pipe."""
     alone = ("--num_machines", "1", "--main_process_port", free_port()) if machines == 1 else ()
     return subprocess.Popen(
@@ -141,6 +145,46 @@ def test_a_mistake_under_a_launcher_is_told_once_and_noted(packed, tmp_path, wor
     found = json.loads((tmp_path / "exit.json").read_text())
     assert found["code"] == 2 and f"error: {found['reason']}" in text
     assert 'train.py", line' not in text  # the launcher's traceback alone
+
+
+def steps_taken(out: Path, ranks: int) -> list[list[str]]:
+    """The images of every step, all ranks, as tests/training/taken.py has noted them."""
+    files = [Path(f"{out}.{rank}").read_text().splitlines() for rank in range(ranks)]
+    return [sorted(chain(*map(ast.literal_eval, step))) for step in zip(*files, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_on_two", [3, 6])
+def test_one_two_and_one_rank_train_on_what_one_would_have(packed, tmp_path, batch_on_two):
+    def trained(run: str, out: str, ranks: int, batch: int, step: int) -> list[list[str]]:
+        words = TWO if ranks == 2 else ("--num_processes", "1")
+        flags = ("--shards", packed, "--run-dir", tmp_path / run, *TINY, "--batch-size", batch)
+        flags = (*flags, "--threads", 1)
+        launch = start(*words, TAKEN, tmp_path / out, step, *flags, "--keep-checkpoints", 1)
+        code, text = ended(launch)
+        assert (code == 0) == (step == 0), text
+        assert "resuming" in text or out in ("calm", "first")
+        return steps_taken(tmp_path / out, ranks)
+
+    calm = trained("calm", "calm", 1, 6, 0)
+    epoch = len(calm) // 2
+    got = trained("run", "first", 1, 6, 3)
+    got += trained("run", "second", 2, batch_on_two, 5)
+    got += trained("run", "third", 1, 6, 0)
+    if batch_on_two == 3:
+        assert got == calm
+    else:
+        assert len(got) == len(calm) - 2 and {len(step) for step in got} == {6, 12}
+        ends = np.cumsum([len(step) for step in got]).tolist()
+        first = ends.index(6 * epoch) + 1
+        for part, whole in ((got[:first], calm[:epoch]), (got[first:], calm[epoch:])):
+            assert sorted(chain(*part)) == sorted(chain(*whole))
+    launches = json.loads((tmp_path / "run" / "config.json").read_text())["launches"]
+    position = [0, 18, 18 + 2 * 2 * batch_on_two]
+    assert [each["position"] for each in launches] == position
+    assert [each["processes"] for each in launches] == [1, 2, 1]
+    tables = [pd.read_csv(tmp_path / run / "history.csv") for run in ("calm", "run")]
+    assert tables[0]["samples"].equals(tables[1]["samples"])
 
 
 def wait_until(reached: Callable[[], object], launch: subprocess.Popen[str]) -> None:
