@@ -22,7 +22,7 @@ TAXONOMY = "pipeline.ham10000.taxonomy"
 WALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # room: what it may import of other rooms, and libraries that it may not
     "ham10000": ((), TORCH),
-    "duplicates": (("pipeline.ham10000",), TORCH),
+    "duplicates": (("pipeline.ham10000", "pipeline.shards"), TORCH),
     "shards": (("pipeline.ham10000",), TORCH),
     "loading": ((TAXONOMY, "pipeline.shards"), ("wandb", "accelerate")),
     "learning": ((TAXONOMY, *LOADING_CHOICES), ("nvidia", "wandb")),

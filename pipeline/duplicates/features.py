@@ -130,11 +130,30 @@ def _encode(
 
 def neighbours(vectors: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Return the pairs ``[m, 2]`` (a < b) in which one is among the other's ``count`` nearest."""
-    count = min(count, len(vectors) - 1)
-    if count < 1:
+    near = _nearest(None, vectors, min(count, len(vectors) - 1))
+    return np.unique(np.sort(near, axis=1), axis=0)
+
+
+def neighbours_across(
+    first: NDArray[np.float32], second: NDArray[np.float32], count: int
+) -> NDArray[np.int64]:
+    """Return the pairs ``[m, 2]``, row of ``first`` and of ``second``, as ``neighbours`` does."""
+    forth = _nearest(first, second, min(count, len(second)))
+    back = _nearest(second, first, min(count, len(first)))
+    return np.unique(np.concatenate([forth, back[:, ::-1]]), axis=0)
+
+
+def _nearest(
+    queries: NDArray[np.float32] | None, vectors: NDArray[np.float32], count: int
+) -> NDArray[np.int64]:
+    """Return each query's row beside each of its ``count`` nearest rows ``[n * count, 2]``.
+
+    Without queries they are the vectors themselves, and none is its own neighbour.
+    """
+    n = len(vectors if queries is None else queries)
+    if count < 1 or not n:
         return np.zeros((0, 2), np.int64)
     search = NearestNeighbors(n_neighbors=count, algorithm="brute", metric="cosine").fit(vectors)
     with config_context(working_memory=256):  # MiB of distances at a time
-        near = search.kneighbors(return_distance=False)
-    ends = np.stack([np.repeat(np.arange(len(vectors)), count), near.ravel()], 1)
-    return np.unique(np.sort(ends, axis=1), axis=0)
+        near = search.kneighbors(queries, return_distance=False)
+    return np.stack([np.repeat(np.arange(n), count), near.ravel()], 1)

@@ -13,9 +13,12 @@ class DuplicatesFlags:
     """Find images of one lesion that are filed under different ids."""
 
     source: Path
-    """Folder with the images and their metadata."""
+    """Folder with the images and their metadata, or shards, or one split of them (SHARDS/test)."""
     out: Path = Path("duplicates.csv")
     """Table of pairs to write; a contact sheet of the best new pairs goes beside it as .png."""
+    against: Path | None = None
+    """Another such folder: find the images of --source that show an image of this one, whatever
+    their ids, also resized, cropped, turned or compressed again (mirrored ones are not found)."""
     image_type: tuple[ImageType, ...] = ()
     """Kinds of photographs to look at, as for build."""
     on_bad_image: OnBadImage = "error"

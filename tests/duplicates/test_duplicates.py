@@ -12,6 +12,7 @@ from pipeline.duplicates.features import extract, neighbours, vlad
 from pipeline.duplicates.find import find_pairs, run
 from pipeline.duplicates.flags import DuplicatesFlags
 from pipeline.duplicates.match import align, compare
+from pipeline.duplicates.photographs import of_source
 from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.source import open_source
@@ -64,7 +65,7 @@ def test_images_that_share_an_id_are_not_compared(tmp_path: Path) -> None:
     source = open_source(tmp_path / "source")
     lesion = dict(zip(source.table["image_id"], source.table["lesion_id"], strict=True))
     assert source.table["lesion_id"].duplicated().sum() >= 3
-    pairs = find_pairs(source, workers=2, seed=0)
+    pairs = find_pairs(of_source(source), workers=2, seed=0)
     assert all(
         lesion[a] != lesion[b]
         for a, b in zip(pairs["image_id_a"], pairs["image_id_b"], strict=True)
