@@ -98,6 +98,13 @@ def judge(flags: JudgeFlags) -> None:
         return
 
     # -- the table (refused unless every image is in it exactly once) and its metrics
+    leak = overlap(split.samples, training)
+    if data.check_content is not None:
+        from pipeline.judging.content import check_content  # scikit-learn's models take a second
+
+        leak["photographs"] = check_content(
+            split.samples, training, data.check_content, shards=shards, allowed=data.allow_leak
+        )
     samples = Samples(split)
     frame = assemble(split.samples, found.image_ids, scores(found.logits, card, threshold))
     frame[["sharpness", "brightness"]] = image_quality(samples.read, len(frame), workers=cores())
@@ -116,7 +123,7 @@ def judge(flags: JudgeFlags) -> None:
         model=asdict(card),
         manifest=asdict(shards.manifest),
         manifest_sha256=shards.manifest_sha256,
-        leak=overlap(split.samples, training),
+        leak=leak,
         edited=edits(data.checkpoint),
         num_training=len(training),
         tta=tta,

@@ -42,7 +42,7 @@ WALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "judging": (
         (
             *("pipeline.ham10000", "pipeline.shards", "pipeline.loading", "pipeline.learning"),
-            *("pipeline.evaluation", "pipeline.training.processes"),
+            *("pipeline.evaluation", "pipeline.training.processes", "pipeline.duplicates"),
         ),
         ("nvidia", "wandb"),
     ),

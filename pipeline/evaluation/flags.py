@@ -49,6 +49,9 @@ class DataFlags:
     """The fold that counts as "val", from 0, for shards built with --folds."""
     allow_leak: bool = False
     """Judge even if the checkpoint was trained on images of the split; the report warns in red."""
+    check_content: Path | None = None
+    """Shards with the training images: compare the photographs themselves with the judged ones,
+    because other data sets hold the same ones under other names."""
     allow_edited: bool = False
     """Go on although model.json or training_samples.csv was edited; the report says so."""
     out: Path = Path("reports/default")

@@ -1,0 +1,60 @@
+"""Whether judged photographs show what the training images show, whatever their ids.
+
+check_content(split, training, Path("shards/ham10000"), shards=outside, allowed=False)
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.duplicates.find import find_pairs
+from pipeline.duplicates.photographs import packed
+from pipeline.errors import DataError, warn
+from pipeline.machine import cores
+from pipeline.shards.dataset import ShardSet, open_shards
+
+NAMED = 5
+"""Pairs that a message names."""
+
+
+def check_content(
+    samples: pd.DataFrame, training: pd.DataFrame, at: Path, *, shards: ShardSet, allowed: bool
+) -> int:
+    """Return how many judged images show a lesion that the checkpoint was trained or chosen on.
+
+    Args:
+        samples: the judged split of ``shards``.
+        training: the checkpoint's training_samples.csv.
+        at: shards that hold the training images.
+        shards: hold the judged images.
+        allowed: warn of what is found in place of refusing it.
+
+    Raises:
+        DataError: ``at`` lacks training images, or something is found.
+    """
+    trained = open_shards(at)
+    own = trained.samples[trained.samples["image_id"].isin(training["image_id"])]
+    if absent := sorted(set(training["image_id"]) - set(own["image_id"])):
+        raise DataError(
+            f"--check-content {at}: {len(absent):,} images that the checkpoint was trained on are "
+            f"not there ({', '.join(absent[:3])} ...); give the shards of that training"
+        )
+    found = find_pairs(
+        packed(shards, samples), packed(trained, pd.DataFrame(own)), workers=cores(), seed=0
+    )
+    pairs = list(zip(found["image_id_a"], found["image_id_b"], strict=True))
+    count = int(found["image_id_a"].nunique())
+    if not pairs:
+        return 0
+    more = f" and {len(pairs) - NAMED:,} more pairs" if len(pairs) > NAMED else ""
+    said = (
+        f"{count:,} judged images show what training images show: "
+        f"{', '.join(f'{a} = {b}' for a, b in pairs[:NAMED])}{more}"
+    )
+    if not allowed:
+        raise DataError(
+            f"{said}; look at them: python -m pipeline.shards duplicates --source {shards.root} "
+            f"--against {at}; leave them out, or give --allow-leak: the report then warns of them"
+        )
+    warn(said)
+    return count
