@@ -43,7 +43,7 @@ def check_content(
         packed(shards, samples), packed(trained, pd.DataFrame(own)), workers=cores(), seed=0
     )
     pairs = list(zip(found["image_id_a"], found["image_id_b"], strict=True))
-    count = int(found["image_id_a"].nunique())
+    count = len(set(found["image_id_a"]))
     if not pairs:
         return 0
     more = f" and {len(pairs) - NAMED:,} more pairs" if len(pairs) > NAMED else ""
