@@ -25,7 +25,7 @@ from pipeline.ham10000.images import (
 )
 from pipeline.ham10000.layouts.choice import choose_table
 from pipeline.ham10000.layouts.folders import read_folders
-from pipeline.ham10000.layouts.image_table import Rows, read_images
+from pipeline.ham10000.layouts.image_table import EXTRA, Rows, read_images
 from pipeline.ham10000.layouts.labels import Kind as Labels
 from pipeline.ham10000.tables import find_table
 
@@ -33,8 +33,8 @@ GROUND_TRUTH = "ISIC2018_Task3_Test_GroundTruth"
 """Name of the official test set's table, without its extension; the deposit has had it one-hot and
 in HAM10000's format."""
 
-WITHOUT_IMAGE = ("ISIC_0035068",)
-"""Rows of that table whose image is not in the deposit."""
+UNSCORED = "ISIC_0035068"
+"""A row of that table that the official scorer gives no weight; the deposit lacks its image."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Source:
     """``ham10000`` (with or without the official test set), ``isic2018`` (that set alone),
     ``isic2019``, ``isic2020``, ``isic2024``, ``isic`` (the archive) or ``images`` (own ones)."""
     table: pd.DataFrame
-    """As ``check_metadata`` gives it, plus official_test (bool) and, where known, patient_id; with
-    file_name where an image id is not the file's name."""
+    """As ``check_metadata`` gives it, plus official_test (bool) and, where the table has them,
+    patient_id and split; with file_name where an image id is not the file's name."""
     store: ImageStore
     """The images; it may hold more than the table names."""
     labels: Labels = "dx"
@@ -140,11 +140,13 @@ def _source(kind: str, rows: Rows, store: ImageStore) -> Source:
 def _with_official_test(source: Source | None, path: Path, store: ImageStore) -> Source:
     """Return the official test set, after the rows of ``source`` where that is there."""
     table = read_images(path).table.assign(official_test=True)
-    absent = [name for name in WITHOUT_IMAGE if name in set(table["image_id"]) - store.ids()]
-    table = pd.DataFrame(table[~table["image_id"].isin(absent)])
-    notes = tuple(f"{name} of {path.name} is left out: it has no image" for name in absent)
+    unscored = table["image_id"] == UNSCORED
+    table, left_out, notes = pd.DataFrame(table[~unscored]), (), ()
+    if unscored.to_numpy().any():
+        left_out = ((UNSCORED, f"{path.name}: the official scorer gives it no weight"),)
+        notes = (f"{UNSCORED} of {path.name} is left out: the official scorer gives it no weight",)
     if source is None:
-        return Source("isic2018", table, store, notes=notes)
+        return Source("isic2018", table, store, notes=notes, left_out=left_out)
     both = sorted(set(source.table["image_id"]) & set(table["image_id"]))
     if both:
         raise DataError(
@@ -152,6 +154,7 @@ def _with_official_test(source: Source | None, path: Path, store: ImageStore) ->
             f"first is {both[0]}: one of the two tables is not the published one"
         )
     joined = pd.concat([source.table, table], ignore_index=True)
-    for name in joined.columns.intersection(["patient_id", "file_name"]):
+    for name in joined.columns.intersection([*EXTRA, "file_name"]):
         joined[name] = joined[name].fillna("")
-    return replace(source, table=joined, notes=(*source.notes, *notes))
+    left_out = (*source.left_out, *left_out)
+    return replace(source, table=joined, notes=(*source.notes, *notes), left_out=left_out)

@@ -12,6 +12,7 @@ from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import open_source
 from pipeline.shards.flags import BuildFlags
 from pipeline.shards.manifest import SPLITS, Manifest
+from pipeline.shards.origin.own_split import in_words
 from pipeline.shards.packing.builder import BuildPlan, build, make_plan
 from pipeline.shards.packing.local_engine import run_here
 from pipeline.shards.packing.pack import Engine
@@ -45,7 +46,7 @@ def build_shards(
     folder = mirrored(flags.source, progress=progress).absolute()
     source = open_source(folder, image_types=flags.image_type, on_bad_image=flags.on_bad_image)
     plan = make_plan(source, flags)
-    for note in [*source.notes, *plan_notes(plan)]:
+    for note in [*plan.source.notes, *plan_notes(plan)]:
         print(f"note: {note}", file=sys.stderr, flush=True)
     return build(plan, store_for(flags.out), engine, progress=progress)
 
@@ -62,9 +63,18 @@ def plan_notes(plan: BuildPlan) -> Iterator[str]:
     if flags.duplicates is not None:
         added = len(plan.pairs) - len(SAME_LESION_PAIRS)
         yield f"{flags.duplicates} adds {added:,} pairs; {largest_group(placed)}"
+    if plan.crossing is not None and "val" not in set(plan.source.table["split"]):
+        yield f"no image is in val: {flags.splits.val_fraction:.0%} of train are, whole groups"
+    if plan.crossing and plan.crossing["groups"]:
+        yield f"--allow-crossing LEAKS, so scores will be too good: {in_words(plan.crossing)}"
     left_out = list(placed["split"]).count(LEFT_OUT)
     if left_out:
-        yield f"{left_out} images are left out: they show lesions of the official test set"
+        yield f"{left_out} images are left out: they show lesions of the test set"
+    if plan.official_test:
+        yield (
+            f"the official test set has {plan.official_test['images']:,} images in "
+            f"{plan.official_test['groups']:,} groups of one lesion, by lesion_id and known pairs"
+        )
 
 
 def describe(manifest: Manifest, out: Path) -> str:

@@ -31,6 +31,14 @@ class SplitPolicy:
     seed: int = 0
     """Seed of the splits and of the order in the shards."""
 
+    splits: Path | None = None
+    """Table of image_id and split (train, val, test) that makes the splits in place of all above.
+    Default: the column split of the source's table, where it has one. Without a val,
+    --val-fraction of its train images is that."""
+    allow_crossing: bool = False
+    """Pack although lesions or patients cross the splits of --splits or of the column split; the
+    manifest, verify and every report say so."""
+
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
         val, test = self.val_fraction, self.test_fraction or 0.0

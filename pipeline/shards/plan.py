@@ -31,7 +31,7 @@ FILE_NAME = "file_name"
 """Last column of samples.csv where an image id is not its file's name: the name in the source."""
 
 LEFT_OUT = "left_out"
-"""The ``split`` of images that are not packed, as they show a lesion of the official test set."""
+"""The ``split`` of images that are not packed, as they show a lesion of the test set."""
 
 
 def place(
@@ -43,6 +43,8 @@ def place(
 ) -> pd.DataFrame:
     """Return ``table`` with the columns group, split and fold (-1 = in none).
 
+    A column ``split`` of ``table`` is kept; where it has no val, ``val_fraction`` of train is that.
+
     Args:
         table: checked metadata; rows whose column ``official_test`` is true become the test split.
         pairs: image ids that show one lesion.
@@ -51,6 +53,7 @@ def place(
     """
     placed = table.copy()
     placed["group"] = find_groups(placed, pairs, by=together)
+    own = placed.get("split")
     placed["split"] = "test"
     placed["fold"] = -1
     official = placed["official_test"]
@@ -58,22 +61,29 @@ def place(
         known = list(placed.loc[official, "group"])
         placed.loc[~official & placed["group"].isin(known), "split"] = LEFT_OUT
     free = pd.DataFrame(placed[~official & (placed["split"] != LEFT_OUT)])
+    fractions = policy.fractions()
+    if own is not None:
+        placed.loc[free.index, "split"] = own
+        if "val" in set(own[free.index]):
+            return placed
+        free = pd.DataFrame(free[own[free.index] == "train"])
+        fractions = {"train": 1 - policy.val_fraction, "val": policy.val_fraction}
     units = pd.Series(free["group" if policy.split_by == "lesion" else "image_id"])
-    part = assign(free, units, policy.fractions(), seed=policy.seed)
+    part = assign(free, units, fractions, seed=policy.seed)
     if policy.folds:
         placed.loc[free.index, "split"] = part.where(part == "test", "train")
         placed.loc[free.index, "fold"] = part.where(part != "test", "-1").astype(int)
     else:
         placed.loc[free.index, "split"] = part
-    _require_every_part(part, policy, len(free))
+    _require_every_part(part, fractions, len(free))
     return placed
 
 
-def _require_every_part(part: pd.Series, policy: SplitPolicy, images: int) -> None:
+def _require_every_part(part: pd.Series, fractions: dict[str, float], images: int) -> None:
     """Raise a ``DataError`` if a split or fold that was asked for got no image."""
     if not images:
         return
-    empty = [n for n, share in policy.fractions().items() if share > 0 and not (part == n).any()]
+    empty = [n for n, share in fractions.items() if share > 0 and not (part == n).any()]
     if empty:
         raise DataError(
             f"{images} images are too few: no group of images is left for {', '.join(empty)}; "

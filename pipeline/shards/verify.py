@@ -17,12 +17,13 @@ from tqdm import tqdm
 from pipeline.errors import DataError
 from pipeline.files import sha256_of
 from pipeline.folders import is_clutter
-from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
+from pipeline.ham10000.known_duplicates import OFFICIAL_TEST_PAIRS, SAME_LESION_PAIRS
 from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
 from pipeline.shards.dataset import cheap_problems
 from pipeline.shards.flags import VerifyFlags
 from pipeline.shards.format import read_index, read_tar, write_tar
 from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, load_manifest
+from pipeline.shards.origin.own_split import in_words
 from pipeline.shards.packing.pack import tar_sample
 from pipeline.shards.plan import metadata_rows, part_of
 from pipeline.shards.splits import crossing, crossing_pairs
@@ -43,7 +44,9 @@ class Verdict:
     problems: tuple[str, ...]
     """What is wrong; empty if the set can be trusted."""
     leaks: tuple[str, ...]
-    """Lesion groups in two splits (folds); a problem unless the split was by image."""
+    """Lesion groups in two splits (folds); a problem unless the manifest says that they are."""
+    facts: tuple[str, ...] = ()
+    """What the manifest says of the test set and of what crosses the splits."""
 
 
 def run(flags: VerifyFlags) -> None:
@@ -58,9 +61,9 @@ def run(flags: VerifyFlags) -> None:
     print(f"manifest sha256 {verdict.manifest_sha256}")
     depth = "sizes and indexes agree (--quick)" if flags.quick else "every byte agrees"
     print(f"undamaged: {depth} with the manifest and the table")
-    if verdict.leaks:
-        print(f"LEAKS: {len(verdict.leaks):,} lesions are in two splits, as --split-by image does")
-    else:
+    for fact in verdict.facts:
+        print(fact)
+    if not verdict.leaks:
         print("no lesion and no known pair of images of one lesion is in two splits")
 
 
@@ -80,8 +83,8 @@ def verify(root: Path, *, quick: bool = False, progress: bool = True) -> Verdict
     else:
         samples, leaks = len(table), crossing(table["group"], part_of(table))
         problems += _table_problems(manifest, table)
-        if manifest.split["by"] == "lesion":
-            problems += _leak_problems(table, leaks)
+        if manifest.split["by"] != "image":
+            problems += _leak_problems(manifest, table)
         problems += _shard_problems(root, manifest, table, quick=quick, progress=progress)
     return Verdict(
         manifest_sha256=digest,
@@ -89,7 +92,22 @@ def verify(root: Path, *, quick: bool = False, progress: bool = True) -> Verdict
         shards=len(manifest.shards),
         problems=tuple(dict.fromkeys(problems)),
         leaks=tuple(leaks),
+        facts=tuple(_facts(manifest, leaks)),
     )
+
+
+def _facts(manifest: Manifest, leaks: Sequence[str]) -> Iterator[str]:
+    """Yield what a reader of any figure on these shards should know."""
+    if leaks and manifest.split["by"] == "image":
+        yield f"LEAKS: {len(leaks):,} lesions are in two splits, as --split-by image does"
+    crossed = manifest.split.get("crossing", {})
+    if crossed.get("groups"):
+        yield f"LEAKS, packed with --allow-crossing: in two splits are {in_words(crossed)}"
+    if test := manifest.source.get("official_test"):
+        yield (
+            f"official test set: {test['images']:,} images in {test['groups']:,} groups of one "
+            f"lesion; {test['left_out']:,} training images of its lesions are left out"
+        )
 
 
 def _unlisted(root: Path, manifest: Manifest) -> Iterator[str]:
@@ -101,13 +119,20 @@ def _unlisted(root: Path, manifest: Manifest) -> Iterator[str]:
                 yield f"{path} is not in the manifest"
 
 
-def _leak_problems(table: pd.DataFrame, leaks: Sequence[str]) -> Iterator[str]:
-    """Yield how lesions cross between splits: by group, by lesion_id, by a published pair."""
+def _leak_problems(manifest: Manifest, table: pd.DataFrame) -> Iterator[str]:
+    """Yield how lesions cross between splits: by group, by lesion_id, by a known pair.
+
+    Groups that the manifest names as crossing are no problem.
+    """
+    stated = manifest.split.get("crossing", {}).get("groups", ())
+    table = pd.DataFrame(table[~table["group"].isin(list(stated))])
     part = part_of(table)
+    known = [*SAME_LESION_PAIRS]
+    known += OFFICIAL_TEST_PAIRS if "official_test" in manifest.source else ()
     found = {
-        "groups": leaks,
+        "groups": crossing(table["group"], part),
         "lesions": crossing(table["lesion_id"], part),
-        "known pairs of one lesion": crossing_pairs(table["image_id"], part, SAME_LESION_PAIRS),
+        "known pairs of one lesion": crossing_pairs(table["image_id"], part, known),
     }
     for what, crossed in found.items():
         if crossed:

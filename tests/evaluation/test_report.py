@@ -41,7 +41,7 @@ MANIFEST = {
 }
 
 
-def written(out, frame, *, leak=0, threshold=None, shown=True):
+def written(out, frame, *, leak=0, threshold=None, shown=True, manifest=MANIFEST):
     metrics = summarise(frame, threshold=0.4, temperature=2.0, resamples=20)
     chosen = choose_cases(frame, threshold=0.4, each=3, seed=0)
     rng = np.random.default_rng(0)
@@ -53,7 +53,7 @@ def written(out, frame, *, leak=0, threshold=None, shown=True):
             method=flags.MethodFlags(threshold=threshold),
         ),
         model=MODEL,
-        manifest=MANIFEST,
+        manifest=manifest,
         manifest_sha256="ef" * 32,
         leak={"images": leak, "lesions": leak, "groups of lesions": leak},
         edited=[],
@@ -121,6 +121,20 @@ def test_the_first_screen_holds_headlines_baselines_and_warnings(tmp_path, repor
     text = written(tmp_path / "b", predictions, leak=4, threshold=0.4)
     assert re.search(r'class="alarm" role="alert">Leak: .*4 images, 4 lesions', text)
     assert "was given by hand (--threshold)" in text
+
+
+def test_what_crosses_the_splits_and_the_official_test_set_are_said(tmp_path, predictions):
+    crossing = {"groups": ["L1", "L2"], "lesions": ["L1"], "patients": [], "pairs": [["a", "b"]]}
+    test = {"images": 1511, "groups": 1264, "left_out": 15}
+    manifest = MANIFEST | {
+        "split": MANIFEST["split"] | {"by": "table", "crossing": crossing},
+        "source": {"kind": "ham10000", "official_test": test},
+    }
+    text = written(tmp_path / "out", predictions, manifest=manifest)
+    assert re.search(r'class="alarm" role="alert">Leak: .* share 1 lesions, 1 pairs', text)
+    assert "1,511 images in 1,264 groups of one lesion; 15 training images" in text
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["provenance"]["crossing"] == {"lesions": 1, "pairs": 1}
 
 
 def test_the_card_says_what_was_judged_on_what_and_how(report):

@@ -46,11 +46,12 @@ def test_official_test_set_is_read_alone_and_its_imageless_row_is_noted(tmp_path
     assert len(source.notes) == 1 and "ISIC_0035068" in source.notes[0]
 
 
-def test_imageless_row_is_used_once_its_image_is_there(tmp_path):
+def test_the_row_that_the_official_scorer_ignores_is_left_out_with_its_image_too(tmp_path):
     official(tmp_path, ending=".csv", zipped=None)
     (tmp_path / "ISIC2018_Task3_Test_Images" / "ISIC_0035068.jpg").write_bytes(b"here")
     source = open_source(tmp_path)
-    assert "ISIC_0035068" in set(source.table["image_id"]) and not source.notes
+    assert len(source.table) == 7 and "ISIC_0035068" not in set(source.table["image_id"])
+    assert dict(source.left_out).keys() == {"ISIC_0035068"}
 
 
 def test_any_other_row_without_image_is_an_error(tmp_path):

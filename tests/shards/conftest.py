@@ -84,7 +84,10 @@ def shared_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack(source: Path, out: Path, *, engine: Engine | None = None, **flags: object) -> Path:
     """Run ``build --source SOURCE --out OUT`` with further flags by name; return OUT."""
     words = {"source": source, "out": out, "samples_per_shard": 8, "workers": 1} | flags
-    argv = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
+    argv = []
+    for name, value in words.items():  # True: the flag alone; a list: the flag for each value
+        for each in value if isinstance(value, list) else [value]:
+            argv.append(f"--{name.replace('_', '-')}" + ("" if each is True else f"={each}"))
     build_shards(parse(BuildFlags, argv=argv), engine=engine, progress=False)
     return out
 

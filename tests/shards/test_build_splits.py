@@ -1,12 +1,14 @@
 """What ``build`` does with lesions: duplicates, --split-by image, official test set, own images."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.errors import DataError
+from pipeline.ham10000.known_duplicates import OFFICIAL_TEST_PAIRS
 from pipeline.ham10000.taxonomy import DX
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.verify import verify
@@ -61,6 +63,42 @@ def test_official_test_set_is_the_test_split(shared_source, build, tmp_path):
     assert alone.manifest.counts["test"] == 14 and alone.manifest.name == "isic2018"
     assert set(alone.samples["dx"]) == set(DX)
     assert not verify(alone.root, progress=False).problems
+
+
+def test_known_pairs_of_the_official_test_set_join_its_lesions_and_leave_training_images_out(
+    shared_source, build, tmp_path, command
+):
+    assert len(OFFICIAL_TEST_PAIRS) == 291
+    inside = [pair for pair in OFFICIAL_TEST_PAIRS if min(pair) > "ISIC_0034323"][:8]
+    across = next(
+        pair for pair in OFFICIAL_TEST_PAIRS if pair not in inside and min(pair) < "ISIC_00343"
+    )
+    training, test = sorted(across)
+    source = tmp_path / "both"
+    shutil.copytree(shared_source, source)
+    first = source / "HAM10000_images_part_1" / "ISIC_0000000.jpg"
+    first.rename(first.with_name(f"{training}.jpg"))
+    table = source / "HAM10000_metadata.csv"
+    table.write_text(table.read_text().replace("ISIC_0000000", training))
+    names = sorted({test, "ISIC_0035068", *(name for pair in inside for name in pair)})
+    (source / "ISIC2018_Task3_Test_Images").mkdir()
+    for name in names:
+        data = (source / "HAM10000_images_part_1" / "ISIC_0000001.jpg").read_bytes()
+        (source / "ISIC2018_Task3_Test_Images" / f"{name}.jpg").write_bytes(data)
+    rows = np.eye(7, dtype=int)[np.arange(len(names)) % 7]
+    truth = pd.DataFrame(rows, columns=["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"])
+    truth.insert(0, "image", names)
+    truth.to_csv(source / "ISIC2018_Task3_Test_GroundTruth.csv", index=False)
+
+    shards = open_shards(build(source))
+    groups = shards.split("test").samples.set_index("image_id")["group"]
+    assert all(groups[a] == groups[b] for a, b in inside)
+    assert len(groups) == len(names) - 1 and training not in set(shards.samples["image_id"])
+    reasons = pd.read_csv(shards.root / "left_out.csv", index_col="image_id")["reason"]
+    assert "test set" in reasons[training] and "scorer" in reasons["ISIC_0035068"]
+    done = command("-m", "pipeline.shards", "verify", shards.root)
+    assert f"{len(groups)} images in {groups.nunique()} groups of one lesion" in done.stdout
+    assert "1 training images of its lesions are left out" in done.stdout
 
 
 def test_own_images_are_packed_with_patients_whole(build, tmp_path, shared_source):

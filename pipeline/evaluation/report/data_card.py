@@ -41,6 +41,11 @@ class DataCard:
     versions: dict[str, str] = field(default_factory=versions)
     """Versions of the libraries that decide the figures."""
 
+    def crossing(self) -> dict[str, int]:
+        """Return how many lesions, patients and pairs cross the shards' splits, where any do."""
+        crossed = self.manifest["split"].get("crossing", {})
+        return {what: len(names) for what, names in crossed.items() if names and what != "groups"}
+
     def provenance(self) -> dict[str, Any]:
         """Return the entry ``provenance`` of metrics.json."""
         data, given = self.flags.data, self.flags.method.threshold is not None
@@ -57,5 +62,6 @@ class DataCard:
             "precision": "float32" if precision == "no" else precision,
             "leak": {"found": any(self.leak.values()), **self.leak},
             "edited": self.edited,
+            "crossing": self.crossing(),
             "git_revision": self.revision,
         }

@@ -121,6 +121,9 @@ def print_headlines(metrics: dict) -> None:
     """Print the main metrics with their intervals."""
     if metrics["provenance"]["leak"]["found"]:
         print("LEAK: the checkpoint was trained on samples of this split; the figures are too good")
+    if crossed := metrics["provenance"].get("crossing"):
+        counts = ", ".join(f"{n} {what}" for what, n in crossed.items())
+        print(f"LEAK: {counts} cross the splits (--allow-crossing); the figures are too good")
     for name in ("roc_auc", "pr_auc", "sensitivity", "specificity", "accuracy"):
         low, high = metrics["ci95"][name] or (float("nan"), float("nan"))
         print(f"{name:12s} {metrics[name]:.4f}  (95 %: {low:.4f} to {high:.4f})")

@@ -34,8 +34,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "sex": ("gender",),
     "localization": ("anatom_site_general", "anatom_site_general_challenge", "localisation"),
     "image_type": (),
+    "split": (),
 }
 """Our columns and their names elsewhere; the first that a table has counts."""
+
+EXTRA = ("patient_id", "split")
+"""Columns that the result has where the table has them."""
 
 KNOWN = {*ALIASES, *(other for others in ALIASES.values() for other in others), *labels.COLUMNS}
 
@@ -52,7 +56,8 @@ class Rows(NamedTuple):
     """What a table says of its images."""
 
     table: pd.DataFrame
-    """As ``check_metadata`` gives it; patient_id where known, file_name where a key is not it."""
+    """As ``check_metadata`` gives it; patient_id and split where the table has them, file_name
+    where a key is not it."""
     labels: labels.Kind
     left_out: tuple[tuple[str, str], ...]
     """Image id and reason of the rows that are not to be packed."""
@@ -126,8 +131,7 @@ def rows_of(
     table["dx_type"] = table["dx_type"].replace(DX_TYPES)
     table["file_name"] = names
     renamed = bool((ids != names.map(without_extension)).to_numpy().any())
-    asked = {"patient_id": "patient_id" in raw, "file_name": renamed}
-    extra = [name for name, is_there in asked.items() if is_there]
+    extra = [name for name in EXTRA if name in raw] + ["file_name"] * renamed
     checked = check_metadata(pd.DataFrame(table[packed]), path, extra=extra)
     if not {"lesion_id", "patient_id"} & set(raw.columns):
         notes.append(

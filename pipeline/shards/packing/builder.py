@@ -24,14 +24,15 @@ from tqdm import tqdm
 from pipeline.errors import DataError
 from pipeline.files import sha256, sha256_of
 from pipeline.folders import is_clutter
-from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
+from pipeline.ham10000.known_duplicates import OFFICIAL_TEST_PAIRS, SAME_LESION_PAIRS
 from pipeline.ham10000.names import IMAGE_ID
 from pipeline.ham10000.source import Source
 from pipeline.shards.flags import BuildFlags, SplitPolicy
 from pipeline.shards.manifest import MANIFEST_NAME, SPLITS, Manifest
+from pipeline.shards.origin.own_split import crossings, in_words, with_splits
 from pipeline.shards.packing.pack import RECEIPTS, Engine, PackWork, Receipt, completed
 from pipeline.shards.packing.shard_plan import ShardPlan
-from pipeline.shards.plan import place, plan_shards
+from pipeline.shards.plan import LEFT_OUT, place, plan_shards
 from pipeline.shards.splits import read_pairs
 from pipeline.shards.storage.store import Store
 from pipeline.shards.tables import table_bytes, write_tables
@@ -57,10 +58,20 @@ class BuildPlan:
     """The source's table with group, split and fold."""
     shards: tuple[ShardPlan, ...]
     """Every shard, in packing order."""
+    crossing: dict[str, Any] | None = None
+    """Names of what crosses a split of one's own; None where build makes the splits."""
+
+    @property
+    def official_test(self) -> dict[str, int]:
+        """Images and groups of the official test set, training images left out; {} without it."""
+        groups = self.placed.loc[self.placed["official_test"], "group"].tolist()
+        left_out = self.placed["split"].tolist().count(LEFT_OUT)
+        counts = {"images": len(groups), "groups": len(set(groups)), "left_out": left_out}
+        return counts if groups else {}
 
     def describe(self) -> dict[str, Any]:
         """Return what a set of shards from this plan has in its manifest, before any is packed."""
-        source = {
+        source: dict[str, Any] = {
             "kind": self.source.kind,
             "table_sha256": sha256(table_bytes(self.source.table)),
             "listing_sha256": _digest_of_images(self.source, "size"),
@@ -68,7 +79,7 @@ class BuildPlan:
         }
         splits, duplicates = self.flags.splits, self.flags.duplicates
         split = {
-            "by": splits.split_by,
+            "by": splits.split_by if self.crossing is None else "table",
             "val_fraction": None if splits.folds else splits.val_fraction,
             "test_fraction": splits.test_share(),
             "folds": splits.folds,
@@ -76,7 +87,10 @@ class BuildPlan:
             "samples_per_shard": self.flags.samples_per_shard,
             "on_bad_image": self.flags.on_bad_image,
             "duplicates_sha256": sha256_of(duplicates) if duplicates else None,
+            **({} if self.crossing is None else {"crossing": self.crossing}),
         }
+        if self.official_test:
+            source["official_test"] = self.official_test
         encode = self.flags.images.describe()
         return {"source": source, "split": split, "encode": encode, "name": self.flags.name}
 
@@ -88,6 +102,7 @@ def make_plan(source: Source, flags: BuildFlags) -> BuildPlan:
         DataError: flags that do not suit the source, an image id that cannot be packed, or too few
             images for the splits.
     """
+    source = with_splits(source, flags.splits.splits)
     image_ids = set(source.table["image_id"])
     wrong = sorted(name for name in image_ids if not IMAGE_ID.fullmatch(name))
     if wrong:
@@ -96,16 +111,36 @@ def make_plan(source: Source, flags: BuildFlags) -> BuildPlan:
             f"80 letters, digits, '-' and '_' (no dot, space or slash); rename those images"
         )
     pairs = SAME_LESION_PAIRS
+    if source.table["official_test"].to_numpy().any():
+        pairs += OFFICIAL_TEST_PAIRS
     if flags.duplicates is not None:
         pairs += read_pairs(flags.duplicates, image_ids)
     name, splits = flags.name or source.kind, _splits(flags, source)
     placed = place(source.table, pairs, splits, together=source.together)
     shards = plan_shards(placed, name, flags.samples_per_shard, seed=splits.seed)
-    return BuildPlan(source, replace(flags, name=name, splits=splits), pairs, placed, shards)
+    crossing = None
+    if "split" in source.table:
+        crossing = crossings(placed.query("split != @LEFT_OUT"), source.together, pairs)
+        if crossing["groups"] and not splits.allow_crossing:
+            raise DataError(
+                f"the split leaks: images of one lesion or patient are in more than one of its "
+                f"parts: {in_words(crossing)}; correct it, or pack it as it is with "
+                f"--allow-crossing (the manifest, verify and every report then say so)"
+            )
+    flags = replace(flags, name=name, splits=splits)
+    return BuildPlan(source, flags, pairs, placed, shards, crossing)
 
 
 def _splits(flags: BuildFlags, source: Source) -> SplitPolicy:
     """Return the policy with its share of test images."""
+    asked = flags.splits
+    if "split" in source.table:
+        if asked.folds or asked.test_fraction is not None or asked.split_by != "lesion":
+            raise DataError(
+                f"{asked.splits or 'the column split of the table'} makes the splits: leave "
+                f"--folds, --test-fraction and --split-by out, or that table"
+            )
+        return replace(asked, test_fraction=0.0)
     if not source.table["official_test"].to_numpy().any():
         return replace(flags.splits, test_fraction=flags.splits.test_share())
     if flags.splits.test_fraction:
