@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from pipeline.evaluation.metrics.binary import binary_metrics
-from pipeline.evaluation.metrics.bootstrap import group_weights, interval, resample
+from pipeline.evaluation.metrics.bootstrap import estimate, group_weights, interval, resample
 
 
 def mean_interval(values, groups, *, resamples=2000, seed=0):
@@ -69,4 +69,35 @@ def test_about_95_percent_of_the_intervals_contain_the_true_auc():
 
 def test_an_interval_needs_half_of_the_resamples_to_define_the_figure():
     assert interval(np.array([np.nan, np.nan, 1.0])) is None
-    assert interval(np.array([np.nan, 1.0, 1.0])) == [1.0, 1.0]
+    assert interval(np.array([np.nan, 1.0, 2.0])) == pytest.approx([1.0, 2.0], abs=0.03)
+
+
+def share_interval(hits, groups, *, resamples=100):
+    def share(weights):
+        return {"share": hits @ weights / weights.sum(axis=0)}
+
+    every = {"share": np.ones(len(hits), bool)}
+    _, bounds = estimate(share, groups, resamples=resamples, seed=0, shares=every)
+    return bounds["share"]
+
+
+@pytest.mark.parametrize("images", [1, 3], ids=["one image a lesion", "three images a lesion"])
+def test_all_of_ten_lesions_have_wilsons_interval_however_many_images_show_them(images):
+    groups = np.repeat(np.arange(10), images)
+    z2 = stats.norm.ppf(0.975) ** 2  # Wilson (1927) at n of n: n / (n + z^2) to 1
+    hits = np.ones(len(groups))
+    assert share_interval(hits, groups) == pytest.approx([10 / (10 + z2), 1])
+    assert share_interval(0 * hits, groups) == pytest.approx([0, z2 / (10 + z2)])
+
+
+def test_an_interval_without_width_is_none():
+    assert interval(np.ones(50)) is None
+    _, bounds = estimate(lambda w: {"f1": w[0] * 0 + 1}, np.arange(9), resamples=20, seed=0)
+    assert bounds == {"f1": None}
+
+
+def test_about_95_percent_of_the_intervals_contain_a_true_share_near_one():
+    rng, groups = np.random.default_rng(5), np.arange(20)
+    found = [share_interval((rng.random(20) < 0.95).astype(float), groups) for _ in range(300)]
+    # 36 % of the samples are 20 of 20, whose percentile interval would be 1 to 1
+    assert np.mean([low <= 0.95 <= high for low, high in found]) > 0.9

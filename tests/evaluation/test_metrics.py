@@ -9,6 +9,7 @@ from sklearn import metrics as sk
 from pipeline.evaluation.metrics import binary as ours
 from pipeline.evaluation.metrics import calibration
 from pipeline.evaluation.metrics.multiclass import confusion_matrix, dx_metrics
+from pipeline.evaluation.metrics.net_benefit import decision_curve, operating_point
 
 TOLERANCE = 1e-12
 
@@ -161,3 +162,36 @@ def test_seven_class_metrics_agree_with_scikit_learn():
 def test_balanced_accuracy_leaves_out_an_absent_diagnosis():
     truth, scores = np.array([0, 0, 5]), np.eye(7)[[0, 1, 5]]
     assert dx_metrics(truth, scores, ours.ones(3))["balanced_accuracy_dx"][0] == pytest.approx(0.75)
+
+
+def test_net_benefit_and_needed_biopsies_are_those_of_the_counts():
+    rng = np.random.default_rng(4)
+    label = (rng.random(400) < 0.2).astype(int)
+    prob = np.clip(rng.normal(0.15 + 0.3 * label, 0.15), 0, 1)
+    curve = decision_curve(label, prob)
+    for threshold, benefit, all_benefit in zip(*curve.values(), strict=True):
+        (_, fp), (_, tp) = sk.confusion_matrix(label, prob >= threshold)
+        odds = threshold / (1 - threshold)  # Vickers and Elkin 2006, the formula of their page 568
+        assert benefit == pytest.approx(tp / 400 - fp / 400 * odds)
+        assert all_benefit == pytest.approx(label.mean() - (1 - label.mean()) * odds)
+    (tn, fp), (fn, tp) = sk.confusion_matrix(label, prob >= 0.3)
+    figures = {"n": 400, "malignant": tp + fn, "ci95": {"precision": [0.25, 0.5]}}
+    figures |= {"sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp)}
+    point = operating_point(figures, threshold=0.3)
+    assert point["net_benefit"] == pytest.approx(curve["net_benefit"][29])
+    assert point["number_needed_to_biopsy_ci95"] == [2, 4]
+    own, *others = point["at_shares"]
+    assert own["number_needed_to_biopsy"] == pytest.approx((tp + fp) / tp)
+    assert own["missed_per_1000"] == pytest.approx(1000 * fn / 400)
+    assert own["npv"] == pytest.approx(tn / (tn + fn))
+    tenth = next(row for row in others if row["malignant_share"] == 0.1)  # 100 and 900 of 1,000
+    expected = 100 * figures["sensitivity"] + 900 * (1 - figures["specificity"])
+    assert tenth["biopsies_per_1000"] == pytest.approx(expected)
+
+
+def test_where_nothing_is_found_no_number_needed_to_biopsy_is_given():
+    figures = {"n": 10, "malignant": 2, "sensitivity": 0.0, "specificity": 1.0, "ci95": {}}
+    point = operating_point(figures, threshold=1.0)
+    assert point["at_shares"][0]["number_needed_to_biopsy"] is None
+    assert point["number_needed_to_biopsy_ci95"] is None
+    assert point["net_benefit"] == 0

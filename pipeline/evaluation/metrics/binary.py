@@ -155,6 +155,19 @@ def threshold_metrics(
     }
 
 
+def shares(label: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the images [N] bool that each metric of ``threshold_metrics`` is a share of."""
+    every = np.ones(len(label), bool)
+    return {
+        "accuracy": every,
+        "error_rate": every,
+        "sensitivity": label == 1,
+        "specificity": label == 0,
+        "precision": predicted == 1,
+        "npv": predicted == 0,
+    }
+
+
 def binary_metrics(
     label: np.ndarray, prob: np.ndarray, predicted: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:

@@ -7,12 +7,15 @@ statistic is computed for a block of resamples at once.
     statistic = lambda weights: ranking_metrics(label, prob, weights)
     figures, bounds = estimate(statistic, groups, resamples=2000, seed=0)
     low, high = bounds["roc_auc"]
+
+A share of 0 or 1 is 0 or 1 in every resample: such a share has Wilson's interval instead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 RESAMPLES = 2000
 
@@ -54,23 +57,54 @@ def resample(statistic: Statistic, groups: np.ndarray, *, resamples: int, seed: 
 def interval(draws: np.ndarray) -> Interval | None:
     """Return the 95 % percentile interval over the resamples in which the figure is defined.
 
-    None where fewer than half of them define it.
+    None where fewer than half of them define it, or where they do not vary: an interval of no width
+    would claim certainty.
     """
     defined = draws[np.isfinite(draws)]
     if 2 * len(defined) < len(draws) or not len(defined):
         return None
     tail = (1 - CONFIDENCE) / 2
-    return [float(x) for x in np.quantile(defined, [tail, 1 - tail])]
+    low, high = (float(x) for x in np.quantile(defined, [tail, 1 - tail]))
+    return [low, high] if low < high else None
+
+
+def wilson(share: float, groups: np.ndarray) -> Interval | None:
+    """Return Wilson's 95 % interval of a share of 0 or 1 among the images of ``groups`` [n].
+
+    Each group counts once, as images of one lesion are not independent.
+    """
+    count = len(np.unique(groups))
+    if not count:
+        return None
+    ends = binomtest(round(share * count), count).proportion_ci(CONFIDENCE, method="wilson")
+    return [float(ends.low), float(ends.high)]
 
 
 def estimate(
-    statistic: Statistic, groups: np.ndarray, *, resamples: int, seed: int
+    statistic: Statistic,
+    groups: np.ndarray,
+    *,
+    resamples: int,
+    seed: int,
+    shares: Mapping[Any, np.ndarray] | None = None,
 ) -> tuple[dict[Any, float | None], dict[Any, Interval | None]]:
     """Return a statistic's figures of the sample, and their intervals.
 
     A figure that the sample does not define (no image of a class) is None and has no interval.
+
+    Args:
+        statistic: from weights [N, R] to values by name, each [R].
+        groups: [N], drawn together where equal.
+        resamples: how many.
+        seed: of the resamples.
+        shares: the images [N] bool that a figure is a share of, for figures that are one.
     """
     sample = statistic(np.ones((len(groups), 1)))
     draws = resample(statistic, groups, resamples=resamples, seed=seed)
     figures = {k: float(v[0]) if np.isfinite(v[0]) else None for k, v in sample.items()}
-    return figures, {k: interval(draws[k]) for k, v in figures.items() if v is not None}
+    bounds = {k: interval(draws[k]) for k, v in figures.items() if v is not None}
+    for name, inside in (shares or {}).items():
+        share = figures[name]
+        if share is not None and share in (0.0, 1.0):
+            bounds[name] = wilson(share, groups[inside])
+    return figures, bounds

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from pipeline.evaluation.metrics.binary import rank, roc_auc, threshold_metrics
+from pipeline.evaluation.metrics.binary import rank, roc_auc, shares, threshold_metrics
 from pipeline.evaluation.metrics.bootstrap import RESAMPLES, estimate
 from pipeline.ham10000.metadata import age_band
 
@@ -67,8 +67,17 @@ def by_factor(
             values |= {(factor, level, name): found[name] for name in FIGURES}
         return values
 
-    groups = frame["group"].to_numpy()
-    figures, bounds = estimate(statistic, groups, resamples=resamples, seed=seed)
+    inside = {cell: np.isin(np.arange(len(frame)), rows) for cell, rows in large.items()}
+    parts = {name: part for name, part in shares(label, predicted).items() if name in FIGURES}
+    figures, bounds = estimate(
+        statistic,
+        frame["group"].to_numpy(),
+        resamples=resamples,
+        seed=seed,
+        shares={
+            (*cell, name): inside[cell] & part for cell in large for name, part in parts.items()
+        },
+    )
     result: dict[str, dict[str, dict]] = {}
     for (factor, level), rows in members.items():
         wrong = int((label[rows] != predicted[rows]).sum())

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.evaluation.metrics import calibration
-from pipeline.evaluation.metrics.binary import binary_metrics, ones, ratio
+from pipeline.evaluation.metrics.binary import binary_metrics, ones, ratio, shares
 from pipeline.evaluation.metrics.bootstrap import RESAMPLES, estimate
 from pipeline.evaluation.metrics.multiclass import confusion_matrix, dx_metrics
+from pipeline.evaluation.metrics.net_benefit import decision_curve, operating_point
 from pipeline.evaluation.metrics.subgroups import ERROR_FACTORS, PATIENT_FACTORS, banded, by_factor
 from pipeline.evaluation.predictions import DX_PROBABILITIES, check
 from pipeline.ham10000.taxonomy import DX, LABELS, MALIGNANT
@@ -34,17 +35,20 @@ def summarise(
     label, prob = frame["label"].to_numpy(), frame["prob_malignant"].to_numpy()
     factors = list(dict.fromkeys((*PATIENT_FACTORS, *ERROR_FACTORS)))
     tables = by_factor(frame, factors, resamples=resamples, seed=seed)
+    figures = _headlines(frame, resamples, seed)
     return {
-        **_headlines(frame, resamples, seed),
+        **figures,
         "per_lesion": _headlines(per_lesion(frame, threshold), resamples, seed),
         "threshold": float(threshold),
         "calibration": calibration_change(frame, temperature, bias),
+        "decision_curve": decision_curve(label, prob),
+        "operating_point": operating_point(figures, threshold=threshold),
         "ece_bins": calibration.reliability(label, prob),
         "bootstrap": {
             "resamples": resamples,
             "seed": seed,
             "unit": "group of lesions",
-            "interval": "percentile 2.5 to 97.5",
+            "interval": "percentile 2.5 to 97.5; Wilson over groups for shares of 0 and 1",
         },
         "subgroups": {k: v for k, v in tables.items() if k in PATIENT_FACTORS},
         "errors": {k: tables[k] for k in ERROR_FACTORS if k in tables},
@@ -75,8 +79,14 @@ def _headlines(frame: pd.DataFrame, resamples: int, seed: int) -> dict:
             values[f"recall_{name}"] = ratio(found @ weight, weight.sum(axis=0), np.nan)
         return values | (dx_metrics(truth, scores, weights) if scores is not None else {})
 
-    figures, bounds = estimate(statistic, groups, resamples=resamples, seed=seed)
+    parts = shares(label, predicted) | {f"recall_{name}": dx == name for name in MALIGNANT}
+    if scores is not None:
+        parts |= {f"recall_dx_{name}": dx == name for name in DX} | {
+            "accuracy_dx": parts["accuracy"]
+        }
+    figures, bounds = estimate(statistic, groups, resamples=resamples, seed=seed, shares=parts)
     result = {"n": len(frame), "groups": len(set(groups)), "malignant": int(label.sum()), **figures}
+    result["share_of"] = {name: int(inside.sum()) for name, inside in parts.items()}
     matrix = confusion_matrix(label, predicted, 2)
     result["confusion_matrix"] = matrix.tolist()
     result["per_class"] = per_class(matrix, LABELS)
