@@ -104,10 +104,15 @@ def surest_mistakes(
     return wrong[order][:count]
 
 
-def draw_cases(label: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Return ``count`` random rows, ascending, half of them malignant where there are enough."""
+def draw_cases(label: np.ndarray, groups: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return ``count`` random rows, ascending, half of them malignant where there are enough.
+
+    No two rows have the same of ``groups`` [N]: photographs of one lesion are drawn once.
+    """
     generator = np.random.default_rng(seed)
-    malignant, benign = (generator.permutation(np.flatnonzero(label == k)) for k in (1, 0))
+    rows = generator.permutation(len(label))
+    rows = generator.permutation(rows[np.unique(groups[rows], return_index=True)[1]])
+    malignant, benign = (rows[label[rows] == kind] for kind in (1, 0))
     chosen = malignant[: max(count // 2, count - len(benign))]
     return np.sort(np.concatenate([chosen, benign[: count - len(chosen)]]))
 
@@ -185,5 +190,14 @@ def _draw_tile(
         draw.rectangle((left, top, right, top + size[1] - 1), outline=tile.frame, width=3)
     for number, line in enumerate(tile.lines):
         colour = (tile.frame or INK) if number == 0 else INK
-        at = (left, top + size[1] + 3 + number * LINE)
-        draw.text(at, line, fill=colour, font=font(11, bold=number == 0))
+        at, face = (left, top + size[1] + 3 + number * LINE), font(11, bold=number == 0)
+        draw.text(at, fitted(line, face, len(tile.pictures) * size[0]), fill=colour, font=face)
+
+
+def fitted(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
+    """Return a text that is at most ``width`` pixels wide; a longer one loses its middle."""
+    kept, shown = len(text), text
+    while face.getlength(shown) > width and kept:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown

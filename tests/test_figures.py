@@ -74,10 +74,33 @@ def test_the_surest_mistakes_come_first_and_right_decisions_never():
 )
 def test_half_of_the_drawn_cases_are_malignant_where_there_are_enough(malignant, benign, expected):
     label = np.random.default_rng(1).permutation(np.repeat([1, 0], [malignant, benign]))
-    rows = figures.draw_cases(label, 12, seed=0)
+    alone = np.arange(len(label))
+    rows = figures.draw_cases(label, alone, 12, seed=0)
     assert len(set(rows)) == len(rows)
     assert (label[rows].sum(), (label[rows] == 0).sum()) == expected
-    assert (rows == figures.draw_cases(label, 12, seed=0)).all()
+    assert (rows == figures.draw_cases(label, alone, 12, seed=0)).all()
+
+
+def test_photographs_of_one_lesion_are_drawn_once():
+    lesions = np.repeat(np.arange(20), 3)
+    rows = figures.draw_cases((lesions < 8).astype(int), lesions, 12, seed=0)
+    assert len(set(lesions[rows])) == 12
+    assert (lesions[rows] < 8).sum() == 6
+    assert len(set(rows % 3)) == 3  # not always the first photograph
+
+
+def test_a_line_of_text_does_not_run_into_the_next_tile():
+    grey = np.full((8, 8, 3), 128, np.uint8)
+    text = "a_very_long_name_of_a_photograph_that_somebody_took_" * 2
+    tiles = [figures.Tile((grey,), lines=(text,)), figures.Tile((grey,), lines=("b",))]
+    sheet = np.asarray(figures.contact_sheet(tiles, "", size=(160, 8)))
+    gap = figures.GAP + 160  # between the first tile and the second
+    assert (sheet[figures.TITLE + 8 :, gap : gap + figures.GAP] == 255).all()
+    assert (sheet[figures.TITLE + 8 :, :gap] < 100).any()
+    assert figures.fitted("short", figures.font(11), 160) == "short"
+    face = figures.font(11)
+    shown = figures.fitted(text, face, 160)
+    assert shown[:10] == text[:10] and shown[-8:] == text[-8:] and face.getlength(shown) <= 160
 
 
 def test_commands_draw_below_a_notebook_whose_backend_is_not_installed(command):

@@ -147,9 +147,7 @@ def write_predictions(
     require_probabilities(frame, "prob_malignant", frame["image"], "the predictions")
     tiles = []
     for row in np.argsort(-prob, kind="stable")[:most]:
-        name = printable(paths[row].name)
-        short = name if len(name) <= 24 else name[:11] + "…" + name[-12:]
-        lines = (f"p = {prob[row]:.3f}: {LABELS[predicted[row]]}", short)
+        lines = (f"p = {prob[row]:.3f}: {LABELS[predicted[row]]}", printable(paths[row].name))
         tiles.append(Tile((centre_square(read_image(paths[row]), SIDE),), lines))
     title = (
         f"{len(tiles)} of {len(frame)} images, highest probability first; threshold {threshold:.3f}"

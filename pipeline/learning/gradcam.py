@@ -87,6 +87,11 @@ def decision_heat(
 
 
 def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return ``picture`` [H, W, 3] uint8 RGB with ``heat`` [h, w] float32 0-1 over it."""
+    """Return ``picture`` [H, W, 3] uint8 RGB with ``heat`` [h, w] float32 0-1 over it.
+
+    Where nothing speaks for the decision there is no heat, and the picture stays as it is.
+    """
+    if not heat.any():
+        return picture
     heat = cv2.resize(heat, (picture.shape[1], picture.shape[0]))
     return show_cam_on_image(picture.astype(np.float32) / 255, heat, use_rgb=True, image_weight=0.6)

@@ -46,7 +46,7 @@ class EpochViews:
     predicted: np.ndarray
     """int [N], at the fitted threshold."""
     drawn: tuple[LoggedImage, ...] = ()
-    """The same images each time, half of them malignant; empty without pictures."""
+    """The same lesions each time, half malignant where there are enough; empty without pictures."""
     mistakes: tuple[LoggedImage, ...] = ()
     """The most confident mistakes, the most confident first; empty without pictures."""
 
@@ -62,7 +62,7 @@ def epoch_views(
     """Return what a tracker shows of a validation.
 
     Args:
-        val: samples of the split (image_id, label, dx, age, sex, localization), N rows.
+        val: samples of the split (image_id, group, label, dx, age, sex, localization), N rows.
         probability: float [N], calibrated, of malignant.
         threshold: malignant at or above it.
         pictures: reads images; None leaves them out.
@@ -90,6 +90,6 @@ def epoch_views(
         label,
         probability,
         predicted,
-        drawn=images(draw_cases(label, LOGGED_IMAGES, seed)),
+        drawn=images(draw_cases(label, val["group"].to_numpy(str), LOGGED_IMAGES, seed)),
         mistakes=images(surest_mistakes(label, probability, threshold, LOGGED_IMAGES)),
     )

@@ -1,3 +1,15 @@
+"""Made-up predictions, and a browser to look at what is written of them."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,3 +65,107 @@ def unchanged() -> pd.DataFrame:
 @pytest.fixture
 def predictions(unchanged) -> pd.DataFrame:
     return unchanged.copy()
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+
+
+class Browser:
+    """One tab of headless Chromium, spoken to by its DevTools pipe: no package, no port.
+
+    browser.open(page, width=390, media={"prefers-color-scheme": "dark"})
+    browser.ask("document.documentElement.scrollWidth")
+    """
+
+    def __enter__(self) -> Self:
+        assert CHROMIUM
+        self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        theirs, self.out = os.pipe()
+        self.into, back = os.pipe()
+        words = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
+        redirected = f'exec "$@" 3<&{theirs} 4>&{back}'  # Chromium reads 3 and writes 4
+        self.process = subprocess.Popen(
+            ["bash", "-c", redirected, "", CHROMIUM, *words, f"--user-data-dir={self.home.name}"],
+            pass_fds=(theirs, back),
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(theirs)
+        os.close(back)
+        self.heard, self.number, self.session = b"", 0, ""
+        pages = self.call("Target.getTargets")["targetInfos"]
+        target = next(page["targetId"] for page in pages if page["type"] == "page")
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
+        self.call("Page.enable")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.out)
+        os.close(self.into)
+        self.home.cleanup()
+
+    def hear(self) -> dict[str, Any]:
+        """Return the next message."""
+        while b"\0" not in self.heard:
+            data = os.read(self.into, 1 << 20)
+            assert data, "Chromium has ended"
+            self.heard += data
+        message, _, self.heard = self.heard.partition(b"\0")
+        return json.loads(message)
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Return what a method of the DevTools protocol gives."""
+        self.number += 1
+        message: dict[str, Any] = {"id": self.number, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.out, json.dumps(message).encode() + b"\0")
+        while (answer := self.hear()).get("id") != self.number:
+            pass
+        assert "result" in answer, answer
+        return answer["result"]
+
+    def open(
+        self, page: Path, *, width: int, kind: str = "screen", media: dict[str, str] | None = None
+    ) -> None:
+        """Load a page at a width, on screen or "print", with media features, and its images."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        features = [{"name": name, "value": value} for name, value in (media or {}).items()]
+        self.call("Emulation.setEmulatedMedia", media=kind, features=features)
+        self.call("Page.setBypassCSP", enabled=True)
+        self.call("Page.navigate", url=page.resolve().as_uri())
+        while self.hear().get("method") != "Page.loadEventFired":
+            pass
+        self.ask(
+            "document.querySelectorAll('img').forEach(i => i.loading = 'eager');"
+            "Promise.all(Array.from(document.images, i => i.decode())).then(() => 0)"
+        )
+
+    def ask(self, script: str) -> Any:
+        """Return the value of an expression, awaited."""
+        how = {"returnByValue": True, "awaitPromise": True}
+        answer = self.call("Runtime.evaluate", expression=script, **how)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def picture(self) -> bytes:
+        """Return the whole page as PNG."""
+        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        return base64.b64decode(shot["data"])
+
+    def pdf(self) -> bytes:
+        """Return the page as it prints."""
+        answer = self.call("Page.printToPDF", printBackground=False, preferCSSPageSize=True)
+        return base64.b64decode(answer["data"])
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("no Chromium (apt-get install chromium)")
+    with Browser() as opened:
+        yield opened

@@ -1,6 +1,7 @@
 """The files that a person opens."""
 
 import json
+import os
 import re
 from contextlib import suppress
 from html.parser import HTMLParser
@@ -155,6 +156,52 @@ def test_a_binary_report_without_mistakes_or_quality_is_written_too(tmp_path, pr
     text = written(tmp_path / "out", binary)
     assert "Seven classes" not in text
     assert text.count("<p>None.</p>") == 2
+
+
+SIZES = """Array.from(document.images, i => {
+    const r = i.getBoundingClientRect();
+    return [i.alt, i.naturalWidth / i.naturalHeight, r.width / r.height, r.right];
+})"""
+CUT = """Array.from(document.querySelectorAll('h1, h2, h3, p, li, dd, figcaption, .text'))
+    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("width", "kind"), [(1280, "screen"), (500, "screen"), (390, "screen"), (700, "print")]
+)
+def test_images_keep_their_shape_and_nothing_is_cut(browser, tmp_path, predictions, width, kind):
+    predictions["image_id"] = "a_name_that_somebody_gave_to_a_photograph_" + predictions["image_id"]
+    written(tmp_path / "out", predictions, leak=4, threshold=0.3)
+    browser.open(tmp_path / "out" / "report.html", width=width, kind=kind)
+    for name, natural, drawn, right in browser.ask(SIZES):
+        assert drawn == pytest.approx(natural, rel=0.02), name
+        assert right <= width, name
+    assert browser.ask("document.documentElement.scrollWidth") == width
+    assert browser.ask(CUT) == []
+
+
+@pytest.mark.slow
+def test_collapsed_tables_are_printed(browser, report):
+    browser.open(report[0] / "report.html", width=1280)
+    closed = "document.querySelectorAll('details:not([open])').length"
+    assert browser.ask(closed) > 0
+    assert browser.pdf().startswith(b"%PDF")
+    assert browser.ask(closed) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_barrier(browser, report, scheme, width):
+    """AXE names an axe.min.js (npm pack axe-core)."""
+    if "AXE" not in os.environ:
+        pytest.skip("AXE is not set to the path of an axe.min.js")
+    media = {"prefers-color-scheme": scheme}
+    browser.open(report[0] / "report.html", width=width, media=media)
+    browser.ask(Path(os.environ["AXE"]).read_text() + ";0")
+    browser.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.ask("axe.run().then(r => r.violations.map(v => [v.id, v.nodes[0].html]))") == []
 
 
 OLD = {"report.html": "old page", "confusion_matrix_dx.png": "old", "metrics.json": "old metrics"}

@@ -52,7 +52,7 @@ def choose_cases(
         chosen[kind] = rows[:each]
     return {
         **chosen,
-        "sample": draw_cases(label, SAMPLED, seed),
+        "sample": draw_cases(label, frame["group"].to_numpy(str), SAMPLED, seed),
         "mistakes": surest_mistakes(label, prob, threshold, MISTAKES),
     }
 
@@ -88,8 +88,15 @@ def tiles(
             row["site"],
         )
         shown = pictures[number] if overlay else pictures[number][:1]
+        if overlay and not has_heat(pictures[number]):
+            lines += ("no region speaks for it",)
         drawn.append(Tile(shown, lines, frame=RIGHT if right else WRONG))
     return drawn
+
+
+def has_heat(pair: Pair) -> bool:
+    """Return whether the overlay differs from the picture."""
+    return not np.array_equal(*pair)
 
 
 def gallery(
@@ -101,6 +108,7 @@ def gallery(
         {
             **row,
             "confidence": share,
+            "heat": has_heat(pictures[number]),
             "picture": data_url(as_webp(pictures[number][0], 68), "webp"),
             "overlay": data_url(as_webp(pictures[number][1], 50), "webp"),
         }

@@ -28,33 +28,35 @@ def rows_of(tables: dict[str, dict[str, dict]]) -> list[Row]:
     rows: list[Row] = []
     for factor, levels in tables.items():
         rows.append((FACTOR_NAMES.get(factor, factor), None))
-        rows += [(f"{level}  (n = {entry['n']:,})", entry) for level, entry in levels.items()]
+        rows += [
+            (f"{level}  ({entry['n']:,}; {entry['malignant']:,})", entry)
+            for level, entry in levels.items()
+        ]
     return rows
 
 
 def forest(metrics: dict) -> Figure:
     """Draw three metrics of each subgroup with intervals; dashed: all images."""
     rows = rows_of(metrics["subgroups"])
-    plot, axes = blank(9, 1.1 + 0.21 * len(rows), 3, sharey=True)
+    plot, axes = blank(5.6, 0.9 + 0.19 * len(rows), 3, sharey=True)
     names = {"roc_auc": "ROC-AUC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
     for ax, (key, title) in zip(axes, names.items(), strict=True):
         _draw_levels(ax, rows, key, metrics[key])
-        ax.set_title(title, fontsize=10)
-        ax.set_xlim(right=1.01)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlim(right=1.02)
+        ax.locator_params(axis="x", nbins=3)
     _name_rows(axes[0], rows)
     return plot
 
 
 def error_rates(metrics: dict) -> Figure:
     """Draw the share of wrong decisions by diagnosis, site, age, way of diagnosis and quality."""
-    factors = list(metrics["errors"].items())
-    halves = [rows_of(dict(factors[start::2])) for start in (0, 1)]
-    plot, axes = blank(9.5, 1.0 + 0.21 * max(map(len, halves)), 2)
-    for ax, rows in zip(axes, halves, strict=True):
-        _draw_levels(ax, rows, "error_rate", metrics["error_rate"])
-        _name_rows(ax, rows)
-        ax.set_xlabel("share of wrong decisions", fontsize=8)
-        ax.set_xlim(left=0)
+    rows = rows_of(metrics["errors"])
+    plot, (axes,) = blank(5.6, 0.9 + 0.19 * len(rows))
+    _draw_levels(axes, rows, "error_rate", metrics["error_rate"])
+    _name_rows(axes, rows)
+    axes.set_xlabel("share of wrong decisions", fontsize=9)
+    axes.set_xlim(left=0)
     return plot
 
 

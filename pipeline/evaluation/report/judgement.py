@@ -15,7 +15,7 @@ from pipeline.evaluation.predictions import as_csv
 from pipeline.evaluation.report import group_plots, plots
 from pipeline.evaluation.report.cases import KINDS, Pair, gallery, tiles
 from pipeline.evaluation.report.data_card import DataCard
-from pipeline.evaluation.report.page import as_json, template, write_files
+from pipeline.evaluation.report.page import as_json, ci, template, write_files
 from pipeline.figures import contact_sheet, data_url, png, smaller_png
 from pipeline.ham10000.taxonomy import DX, LABELS
 
@@ -46,6 +46,7 @@ def write_report(
         totals={kind: metrics["confusion_matrix"][a][p] for kind, (a, p) in KINDS.items()},
         factor_names=group_plots.FACTOR_NAMES,
         findings=findings(metrics),
+        worse=worse(metrics["calibration"]),
     )
     drawn |= draw_sheets(frame, pictures, chosen)
     files = {f"{name}.png": data for name, data in drawn.items()}
@@ -59,6 +60,7 @@ def draw_plots(frame: pd.DataFrame, metrics: dict) -> dict[str, Figure]:
         "roc": plots.roc(frame, metrics),
         "precision_recall": plots.precision_recall(frame, metrics),
         "confusion_matrix": plots.confusion(metrics["confusion_matrix"], LABELS),
+        "decision_curve": plots.decision_curve(metrics),
         "calibration": plots.calibration(frame, metrics),
         "scores_by_dx": plots.scores_by_dx(frame, metrics),
         "subgroups": group_plots.forest(metrics),
@@ -75,7 +77,10 @@ def draw_sheets(
     """Return the sheets of sample predictions and of misclassified cases as PNG."""
     sample, wrong = chosen["sample"], chosen["mistakes"]
     malignant = int(frame["label"].to_numpy()[sample].sum())
-    title = f"Sample predictions: {len(sample)} drawn at random, {malignant} of them malignant"
+    title = (
+        f"{len(sample)} lesions: {malignant} malignant and {len(sample) - malignant} benign ones, "
+        "each drawn at random"
+    )
     drawn = contact_sheet(tiles(frame, sample, pictures, overlay=False), title)
     title = f"Misclassified: the {len(wrong)} most confident mistakes, with Grad-CAM"
     mistakes = contact_sheet(tiles(frame, wrong, pictures, overlay=True), title, columns=3)
@@ -117,6 +122,17 @@ def findings(metrics: dict) -> list[str]:
     return found
 
 
+def worse(change: dict) -> list[str]:
+    """Return the names of what calibration made worse, in words."""
+    names = {"nll": "the negative log-likelihood", "brier": "Brier score", "ece": "ECE"}
+    before, after = change.get("before", {}), change["after"]
+    return [
+        f"{words} ({before[key]:.4f} to {after[key]:.4f})"
+        for key, words in names.items()
+        if key in before and after[key] > before[key]
+    ]
+
+
 def print_headlines(metrics: dict) -> None:
     """Print the main metrics with their intervals."""
     if metrics["provenance"]["leak"]["found"]:
@@ -125,6 +141,5 @@ def print_headlines(metrics: dict) -> None:
         counts = ", ".join(f"{n} {what}" for what, n in crossed.items())
         print(f"LEAK: {counts} cross the splits (--allow-crossing); the figures are too good")
     for name in ("roc_auc", "pr_auc", "sensitivity", "specificity", "accuracy"):
-        low, high = metrics["ci95"][name] or (float("nan"), float("nan"))
-        print(f"{name:12s} {metrics[name]:.4f}  (95 %: {low:.4f} to {high:.4f})")
+        print(f"{name:12s} {metrics[name]:.4f}  (95 %: {ci(metrics['ci95'][name], 4)})")
     print(f"{'':12s} {metrics['majority_accuracy']:.4f}  accuracy of always the commoner class")

@@ -33,6 +33,12 @@ def unit_square(axes: Axes, x: str, y: str) -> None:
     axes.grid(alpha=0.25)
 
 
+def legend_above(plot: Figure, axes: Axes, title: str) -> None:
+    """Put the legend below the title and above the axes, where it hides no point."""
+    plot.suptitle(title)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, frameon=False)
+
+
 def roc(frame: pd.DataFrame, metrics: dict) -> Figure:
     """Draw sensitivity against 1 - specificity, the operating point, and chance."""
     plot, (axes,) = blank(5, 5)
@@ -66,26 +72,41 @@ def precision_recall(frame: pd.DataFrame, metrics: dict) -> Figure:
 
 
 def confusion(matrix: list[list[int]], names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix in counts and in shares of each actual class, side by side."""
+    """Draw a confusion matrix: counts, and shares of each actual class."""
     binary = len(names) == 2
-    plot, axes = blank(8.4 if binary else 10, 4.1 if binary else 4.9, 2)
+    plot, (axes,) = blank(5, 5)
     counts = np.array(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    panels = (
-        ("images", "Greys", "{:,}", counts),
-        ("share of the actual class", "Blues", "{:.0%}", shares),
-    )
-    for ax, (title, tint, form, values) in zip(axes, panels, strict=True):
-        ax.imshow(shares, cmap=tint, vmin=0, vmax=1.25)
-        for (row, column), share in np.ndenumerate(shares):
-            ink, size = "white" if share > 0.6 else "black", 13 if binary else 8
-            text = form.format(values[row, column])
-            ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=size)
-        ax.set_xticks(range(len(names)), names)
-        ax.set_yticks(range(len(names)), names, rotation=90 if binary else 0, va="center")
-        ax.set(xlabel="predicted", ylabel="actual", title=title)
-        ax.spines[["left", "bottom"]].set_visible(False)
-        ax.tick_params(length=0)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.25)
+    for (row, column), share in np.ndenumerate(shares):
+        ink, size = "white" if share > 0.6 else "black", 14 if binary else 8
+        text = f"{counts[row, column]:,}\n{share:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=size)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, rotation=90 if binary else 0, va="center")
+    axes.set(xlabel="predicted", ylabel="actual", title="Images, and share of the actual class")
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    return plot
+
+
+def decision_curve(metrics: dict) -> Figure:
+    """Draw the net benefit against the threshold probability (Vickers and Elkin, 2006)."""
+    plot, (axes,) = blank(5, 5.4)
+    curve, point = metrics["decision_curve"], metrics["operating_point"]
+    x = curve["threshold"]
+    axes.plot(x, curve["net_benefit"], color=BLUE, lw=2, label="biopsy where the model says so")
+    axes.plot(x, curve["all"], color=GREY, ls="--", lw=1.2, label="biopsy every lesion")
+    axes.axhline(0, color="black", lw=1, label="biopsy none")
+    text = f"threshold {metrics['threshold']:.3f}: net benefit {point['net_benefit']:.3f}"
+    if metrics["threshold"] <= x[-1]:
+        place = (metrics["threshold"], point["net_benefit"])
+        axes.plot(*place, "o", color=ORANGE, ms=9, mec="white", label=text, zorder=6)
+    share = metrics["malignant"] / metrics["n"]
+    axes.set(xlim=(0, x[-1]), ylim=(-0.25 * share, 1.05 * share), ylabel="net benefit")
+    axes.set(xlabel="probability at which a biopsy is worth it")
+    axes.grid(alpha=0.25)
+    legend_above(plot, axes, "Decision curve")
     return plot
 
 
@@ -101,7 +122,7 @@ def _reliability_line(axes: Axes, bins: list[dict], **style) -> None:
 
 def calibration(frame: pd.DataFrame, metrics: dict) -> Figure:
     """Draw reliability before and after calibration, above the number of images in each bin."""
-    plot, (axes, below) = blank(5, 5.8, rows=2, sharex=True, height_ratios=(4, 1))
+    plot, (axes, below) = blank(5, 6.2, rows=2, sharex=True, height_ratios=(4, 1))
     label, change = frame["label"].to_numpy(), metrics["calibration"]
     axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="perfectly calibrated")
     if "before" in change:
@@ -112,8 +133,8 @@ def calibration(frame: pd.DataFrame, metrics: dict) -> Figure:
     how = f"temperature {change['temperature']:.2f}, bias {change['bias']:.2f}"
     text = f"after {how}, ECE {change['after']['ece']:.3f}"
     _reliability_line(axes, bins, label=text, color=BLUE, marker="o")
-    axes.set(ylim=(-0.02, 1.02), ylabel="share that is malignant", title="Calibration")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.set(ylim=(-0.02, 1.02), ylabel="share that is malignant")
+    legend_above(plot, axes, "Calibration")
     axes.grid(alpha=0.25)
     middles = [(b["low"] + b["high"]) / 2 for b in bins]
     below.bar(middles, [b["n"] for b in bins], width=0.055, color=BLUE)
@@ -125,9 +146,10 @@ def calibration(frame: pd.DataFrame, metrics: dict) -> Figure:
 
 def scores_by_dx(frame: pd.DataFrame, metrics: dict) -> Figure:
     """Draw a histogram of the probability for each diagnosis, malignant ones hatched."""
-    order = [*MALIGNANT, *(dx for dx in DX if dx not in MALIGNANT)]
+    present = set(frame["dx"])
+    order = [dx for dx in (*MALIGNANT, *(dx for dx in DX if dx not in MALIGNANT)) if dx in present]
     styles = {True: ("malignant", ORANGE, "///"), False: ("benign", BLUE, None)}
-    plot, axes = blank(7.5, 7, rows=len(order), sharex=True)
+    plot, axes = blank(5.4, 0.6 + 0.95 * len(order), rows=len(order), sharex=True)
     for ax, dx in zip(axes, order, strict=True):
         scores = frame.loc[frame["dx"] == dx, "prob_malignant"].to_numpy()
         kind, colour, hatch = styles[dx in MALIGNANT]
