@@ -46,6 +46,7 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from pipeline.evaluation.flags import JudgeFlags
@@ -56,7 +57,6 @@ from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import print_headlines, write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
-from pipeline.files import require_writable
 from pipeline.judging.scoring import logits_of, preprocess, scores
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.stored_model import ModelCard, edits, load_stored
@@ -65,16 +65,20 @@ from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.intact import ensure_intact
 from pipeline.shards.storage.object_store import cached
-from pipeline.training.processes import make_accelerator, set_threads
+from pipeline.training.processes import make_accelerator, one_writer, set_threads
 
 
 def judge(flags: JudgeFlags) -> None:
+    """Judge; OUT is this launch's alone."""
+    accelerator = make_accelerator(flags.speed.mixed_precision)
+    with one_writer(flags.data.out, "--out", accelerator):
+        judging(flags, accelerator)
+
+
+def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
     """Predict a split on every rank, then write the report on the first."""
     data, method, speed = flags.data, flags.method, flags.speed
-    accelerator = make_accelerator(speed.mixed_precision)
     device, on_main = accelerator.device, accelerator.is_main_process
-    if on_main:
-        require_writable(data.out, "--out")
     threads = set_threads(speed.threads, accelerator)
 
     # -- model and shards; a split that the checkpoint was trained on is refused

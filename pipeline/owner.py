@@ -78,6 +78,8 @@ class Owner:
 def sole_writer(folder: Path, flag: str) -> Iterator[None]:
     """Be the only process that writes to ``folder``, made where absent, during the block.
 
+    A folder that was made for the block and is empty after it (a mistake ended it) is removed.
+
     Args:
         folder: where to write.
         flag: of the command line that names it, for the message.
@@ -85,7 +87,7 @@ def sole_writer(folder: Path, flag: str) -> Iterator[None]:
     Raises:
         DataError: another process writes there, or nobody can.
     """
-    me, path = Owner.present(), folder / OWNER
+    me, path, made = Owner.present(), folder / OWNER, not folder.exists()
     with writing(path, f"{flag} must be a folder with free space that you may write to"):
         folder.mkdir(parents=True, exist_ok=True)
         _take(path, me, flag)
@@ -97,6 +99,9 @@ def sole_writer(folder: Path, flag: str) -> Iterator[None]:
         done.set()
         if _read(path) == me:
             forget(path)
+        if made:
+            with suppress(OSError):  # it holds results
+                folder.rmdir()
 
 
 def _take(path: Path, me: Owner, flag: str) -> None:

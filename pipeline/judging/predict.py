@@ -5,27 +5,32 @@ python eval.py predict --checkpoint runs/r34/best --out OUT IMAGE_OR_FOLDER...
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from pipeline.errors import DataError, warn
 from pipeline.evaluation.flags import PredictFlags
 from pipeline.evaluation.image_files import SKIP, find_images, rendered, write_predictions
 from pipeline.evaluation.prediction_log import PredictionLog
-from pipeline.files import require_writable
 from pipeline.folders import printable
 from pipeline.ham10000.decoding.jpeg import BadImageError
 from pipeline.judging.scoring import preprocess, scores
 from pipeline.learning.inference import average_logits
 from pipeline.learning.stored_model import ModelCard, load_stored
-from pipeline.training.processes import make_accelerator, set_threads
+from pipeline.training.processes import make_accelerator, one_writer, set_threads
 
 
 def predict(flags: PredictFlags) -> None:
-    """Predict images given as files, preprocessed as the eval loader does; resumes after a kill."""
+    """Predict; OUT is this launch's alone."""
     accelerator = make_accelerator("no")
+    with one_writer(flags.out, "--out", accelerator):
+        predicting(flags, accelerator)
+
+
+def predicting(flags: PredictFlags, accelerator: Accelerator) -> None:
+    """Predict images given as files, preprocessed as the eval loader does; resumes after a kill."""
     device, rank, ranks = accelerator.device, accelerator.process_index, accelerator.num_processes
     workers = set_threads(flags.workers, accelerator)
-    require_writable(flags.out, "--out")
     skip = flags.on_bad_image == "skip"
     paths, notes = find_images(flags.images, skip=skip)
     model, card, _ = load_stored(flags.checkpoint, allow_edited=flags.allow_edited)

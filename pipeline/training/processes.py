@@ -7,7 +7,9 @@ threads = set_threads(0, accelerator)
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
@@ -21,6 +23,7 @@ from torch.distributed.rendezvous import TCPStore  # pyright: ignore[reportPriva
 from pipeline.cli import USER_ERROR
 from pipeline.errors import DataError
 from pipeline.machine import cores
+from pipeline.owner import sole_writer
 
 T = TypeVar("T")
 
@@ -131,6 +134,19 @@ def first_on_main(work: Callable[[], T], accelerator: Accelerator) -> T:
     if failed:
         raise refused or SystemExit(USER_ERROR)
     return value  # type: ignore[return-value]
+
+
+@contextmanager
+def one_writer(folder: Path, flag: str, accelerator: Accelerator) -> Iterator[None]:
+    """Let this launch alone write to ``folder``, named by ``flag``; rank 0 holds it for all.
+
+    Raises:
+        DataError: another process writes there, or nobody can; on rank 0.
+        SystemExit: on the others then.
+    """
+    with ExitStack() as stack:
+        first_on_main(lambda: stack.enter_context(sole_writer(folder, flag)), accelerator)
+        yield
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error

@@ -1,8 +1,11 @@
 """eval.py as a user types it, on a small checkpoint with random weights."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from pipeline.files import publish_folder
 from pipeline.learning.model import build_model
 from pipeline.learning.probability import CLASSES
 from pipeline.learning.stored_model import ModelCard, stored_files
+from pipeline.owner import OWNER
 from pipeline.shards.dataset import open_shards
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,3 +158,70 @@ def test_reports_are_compared_without_importing_torch(judged, command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "ROC-AUC +0.0000, p = 1.0000" in done.stdout
     assert (out / "report.html").is_file()
+
+
+@pytest.fixture
+def suspended():
+    """``suspended(out, *words)``: a started command that has OUT and is stopped by SIGSTOP."""
+    started = []
+
+    def start(out: Path, *words: str | Path) -> subprocess.Popen[str]:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(list(map(str, words)), cwd=ROOT, **quiet)
+        started.append(process)
+        while not (out / OWNER).exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.005)
+        owner = json.loads((out / OWNER).read_text() or "{}").get("pid", process.pid)
+        os.kill(owner, signal.SIGSTOP)
+        process.owner = owner
+        return process
+
+    yield start
+    for process in started:
+        for pid in (process.owner, process.pid):
+            if process.poll() is None:
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+LAUNCH = (Path(sys.executable).parent / "accelerate", "launch", "--multi_gpu", "--num_processes")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "compare",
+        pytest.param("judge", marks=pytest.mark.slow),
+        pytest.param("predict", marks=pytest.mark.slow),
+    ],
+)
+def test_one_report_has_one_writer(
+    word, suspended, command, judged, checkpoint, packed, synthetic_source, tmp_path
+):
+    out = tmp_path / "out"
+    words = {
+        "compare": ("eval.py", "compare", judged, judged, "--resamples", "9"),
+        "judge": ("eval.py", "--checkpoint", checkpoint, "--shards", packed, *QUICK),
+        "predict": ("eval.py", "predict", synthetic_source, "--checkpoint", checkpoint),
+    }[word]
+    words = (*words, "--out", out)
+    start = (sys.executable,) if word == "compare" else (*LAUNCH, "2", "--num_machines", "1")
+    first = suspended(out, *start, *words)  # several ranks of one launch are one writer
+    before = sorted(path.name for path in out.iterdir())
+    refused = command(*words)
+    assert refused.returncode == 2, refused.stdout
+    assert f"--out {out} is in use by process {first.owner}" in refused.stderr
+    assert "started " in refused.stderr and "Traceback" not in refused.stderr
+    assert sorted(path.name for path in out.iterdir()) == before
+    os.kill(first.owner, signal.SIGCONT)
+    assert first.wait(120) == 0, first.stderr.read()
+    table = {"compare": "comparison.json"}.get(word, "predictions.csv")
+    assert (out / table).is_file() and not (out / OWNER).exists()
+    again = suspended(out, *start, *words)
+    os.kill(again.owner, signal.SIGKILL)
+    again.wait(60)
+    done = command(*words)  # the dead are replaced at once
+    assert done.returncode == 0, done.stderr
+    assert (out / table).is_file() and not (out / OWNER).exists()

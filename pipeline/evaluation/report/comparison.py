@@ -17,8 +17,8 @@ from pipeline.evaluation.predictions import read
 from pipeline.evaluation.report.page import as_json, template, write_files
 from pipeline.evaluation.report.plots import unit_square
 from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, blank, data_url, png, smaller_png
-from pipeline.files import require_writable
 from pipeline.folders import utf8
+from pipeline.owner import sole_writer
 
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 """Colour and stroke of each report's curve."""
@@ -26,7 +26,20 @@ LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 
 def run(flags: CompareFlags) -> None:
     """Compare each report with the first, write the page, print the headlines."""
-    require_writable(flags.out, "--out")
+    with sole_writer(flags.out, "--out"):
+        pairs = write_comparison(flags)
+    for pair in pairs:
+        auc = pair["metrics"]["roc_auc"]
+        print(
+            f"{pair['second']} - {pair['first']}: ROC-AUC {auc['difference']:+.4f}, "
+            f"p = {auc['p']:.4f} (DeLong {pair['delong']['p']:.4f}, "
+            f"McNemar {pair['mcnemar']['p']:.4f})"
+        )
+    print(f"report: {flags.out / 'report.html'}")
+
+
+def write_comparison(flags: CompareFlags) -> list[dict]:
+    """Write the page; return what is in it of each pair."""
     tables = [read(folder / "predictions.csv") for folder in flags.reports]
     metrics = [read_metrics(folder) for folder in flags.reports]
     names = [utf8(folder) for folder in flags.reports]
@@ -41,14 +54,7 @@ def run(flags: CompareFlags) -> None:
     page = template("comparison.html.j2").render(summary=summary, metrics=metrics, image=image)
     files = {"roc.png": plot, "report.html": page, "comparison.json": as_json(summary)}
     write_files(flags.out, files)
-    for pair in pairs:
-        auc = pair["metrics"]["roc_auc"]
-        print(
-            f"{pair['second']} - {pair['first']}: ROC-AUC {auc['difference']:+.4f}, "
-            f"p = {auc['p']:.4f} (DeLong {pair['delong']['p']:.4f}, "
-            f"McNemar {pair['mcnemar']['p']:.4f})"
-        )
-    print(f"report: {flags.out / 'report.html'}")
+    return pairs
 
 
 def read_metrics(folder: Path) -> dict:
