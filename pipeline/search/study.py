@@ -10,8 +10,12 @@ folder, and counts in its place.
 """
 
 import contextlib
+import fcntl
+import json
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -21,10 +25,17 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.errors import DataError
+from pipeline.files import write_file
 from pipeline.search.flags import SearchFlags
 
 SETTING = "setting"
 """Attribute of a study: what its trials have in common."""
+
+FOLDER = "study.json"
+"""Under STUDY: name of its study, and an identity that is an attribute of that study too."""
+
+LOCKED = 30.0
+"""Seconds to wait for another process that writes the table."""
 
 RUN, STARTED, SECONDS, REASON = "run", "started", "seconds", "reason"
 """Attributes of a trial: number of its run folder, its own number once its training starts, seconds
@@ -88,7 +99,46 @@ def open_study(
             f"({'; '.join(changed)}); give the same to continue it, or another --out (and "
             "--study-name)"
         )
+    require_own_folder(flags.out, study)
     return study
+
+
+def require_own_folder(out: Path, study: optuna.Study) -> None:
+    """Refuse a STUDY that holds another study's trials; processes of one study share it.
+
+    Raises:
+        DataError: it does.
+    """
+    path = out / FOLDER
+    with alone_in(out):
+        if path.exists():
+            found = json.loads(path.read_text())
+        else:  # new, or of an earlier version
+            found = {"study": study.study_name, "folder": uuid.uuid4().hex}
+            study.set_user_attr(f"folder {found['folder']}", str(out.absolute()))
+            write_file(path, json.dumps(found) + "\n")
+    if f"folder {found['folder']}" not in study.user_attrs:
+        raise DataError(
+            f"--out {out} holds the trials of another study ({found['study']!r}), not of "
+            f"{study.study_name!r} in this --storage: run folders, tables and pages would mix; "
+            "give its --storage and --study-name to continue it, or another --out"
+        )
+
+
+@contextlib.contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is in such a block; not for a suspended one."""
+    give_up = time.monotonic() + LOCKED
+    with (out / ".lock").open("w") as lock:
+        while time.monotonic() < give_up:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:  # some file systems have no locks
+                break
+        yield
 
 
 def connect(flags: SearchFlags, *, heartbeat: int, grace: int) -> optuna.Study:

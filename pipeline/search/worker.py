@@ -35,6 +35,7 @@ from pipeline.search.study import (
     REASON,
     RUN,
     STARTED,
+    alone_in,
     open_study,
     patiently,
     retry,
@@ -217,7 +218,15 @@ class Worker:
         return self.flags.out / "trials" / f"{number:03d}"
 
     def write(self, *, last: bool) -> tuple[list[FrozenTrial], str]:
-        """Write the table, now and then the page, and remove checkpoints that nobody needs."""
+        """Write the table, now and then the page, and remove checkpoints that nobody needs.
+
+        One process at a time: else an older table could replace a newer one.
+        """
+        with alone_in(self.flags.out):
+            return self.write_alone(last=last)
+
+    def write_alone(self, *, last: bool) -> tuple[list[FrozenTrial], str]:
+        """Write as no other process does meanwhile."""
         trials = patiently(lambda: runs(self.study))
         for trial in trials:
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):

@@ -131,3 +131,35 @@ def test_process_suspended_past_the_grace_gives_its_trial_up_and_continues_with_
     assert before == after and epochs >= 3
     assert desk.table()["state"].to_list() == ["complete"] * 3
     assert desk.said("first").count(": complete") == 2  # trials that it has begun since
+
+
+# -- one folder, one study
+
+
+@pytest.mark.parametrize("which", ["name", "storage"])
+def test_a_folder_that_holds_another_study_is_refused_while_that_runs_and_afterwards(desk, which):
+    desk.env = STALLING
+    first = desk.start(*LONG, "--trials", 1, name="first")
+    desk.until(lambda: "trial 0, epoch 3/" in desk.said("first"))
+    other = {
+        "name": ("--study-name", "other"),
+        "storage": ("--study-name", "study", "--storage", f"sqlite:///{desk.folder}/other.db"),
+    }[which]
+    words = ("--only", "lr", "--epochs", 3, "--pruner", "none", "--trials", 2, *other)
+    second = desk.start(*words, name="second")
+    assert desk.wait(second) == 2
+    assert f"--out {desk.study} holds the trials of another study ('study')" in desk.said("second")
+    assert "Traceback" not in desk.said("second")
+    desk.let_go()
+    assert desk.wait(first) == 0
+    kept = {p: p.read_bytes() for p in desk.study.rglob("*") if p.is_file() and p.suffix != ".db"}
+    assert desk.run(*words) == 2
+    assert kept == {p: p.read_bytes() for p in kept} and desk.events("000") == ["start", "done"]
+
+
+def test_a_folder_of_an_earlier_version_goes_on(desk):
+    words = ("--only", "lr", "--epochs", 3, "--pruner", "none", "--trials")
+    assert desk.run(*words, 1) == 0
+    (desk.study / "study.json").unlink()
+    assert desk.run(*words, 2) == 0, desk.said()
+    assert desk.events("000") == desk.events("001") == ["start", "done"]
