@@ -5,6 +5,9 @@ commands print it without a traceback and leave with exit code 2 (see ``pipeline
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
 
 
 class DataError(Exception):
@@ -17,3 +20,15 @@ class DataError(Exception):
 def warn(message: str) -> None:
     """Print a message that does not end the command, on standard error."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def told_if_slow(message: str, seconds: float) -> Iterator[None]:
+    """Warn with ``message`` while the block waits, where it takes longer than ``seconds``."""
+    timer = Timer(seconds, warn, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -20,11 +20,11 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 from urllib3.util import Retry
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, told_if_slow, warn
 from pipeline.files import sync, writing
 
-TIMEOUT = (20.0, 60.0)
-"""Seconds to wait for a connection, and for the next bytes."""
+TIMEOUT, SLOW = (5.0, 60.0), 5.0
+"""Seconds to wait for a connection, and for the next bytes; after which a wait is told."""
 
 WHOLE_TRANSFERS = 3
 """Complete transfers with a wrong MD5 before giving up."""
@@ -33,14 +33,14 @@ DISK_FULL = "make room or choose another --out; what has arrived is kept"
 
 RETRY = Retry(
     total=7,
-    connect=3,
+    connect=2,
     backoff_factor=0.5,
     backoff_max=60,
     retry_after_max=60,
     status_forcelist=(408, 425, 429, 500, 502, 503, 504),
     raise_on_status=False,
 )
-"""Eight attempts in a row, at most a minute apart, four (3 s) where there is no connection;
+"""Eight attempts in a row, at most a minute apart, three (1 s) where there is no connection;
 ``Retry-After`` is respected."""
 
 
@@ -64,8 +64,10 @@ def get(session: requests.Session, url: str, **how: Any) -> requests.Response:
         RefusedError: the server cannot be reached, or answers with another error status, a page, or
             nothing yet (202), as firewalls do.
     """
+    slow = f"no answer from {url} for {SLOW:.0f} s; still asking (is there a network?)"
     try:
-        response = session.get(url, timeout=TIMEOUT, **how)
+        with told_if_slow(slow, SLOW):
+            response = session.get(url, timeout=TIMEOUT, **how)
         if response.status_code != 416:
             response.raise_for_status()
     except requests.RequestException as error:
@@ -133,6 +135,7 @@ def _wait(left: Retry, url: str, part: Path, error: HTTPError) -> Retry:
             f"{url} broke off {len(left.history) + 1} times in a row ({_reason(error)}); "
             f"{_size(part):,} bytes are kept in {part}: run the same command again to resume"
         ) from error
+    warn(f"{url} broke off at {_size(part):,} bytes ({_reason(error)}); going on from there")
     left.sleep()
     return left
 
@@ -179,4 +182,4 @@ def _size(path: Path) -> int:
 def _reason(error: Exception) -> str:
     """Return the message of the error that requests and urllib3 wrapped, shortened."""
     inner = error.args[0] if error.args else error
-    return str(getattr(inner, "reason", inner))[:160]
+    return str(getattr(inner, "reason", inner))[:160] or type(error).__name__

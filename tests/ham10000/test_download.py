@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -318,6 +319,29 @@ def test_permanent_errors_are_reported_at_once(tmp_path: Path, deposit: Deposit)
         download(tmp_path, base_url="no-address", retry=QUICK)
     with pytest.raises(DataError, match="Connection refused"):
         download(tmp_path, base_url="http://127.0.0.1:1", retry=QUICK)
+
+
+@pytest.mark.parametrize("network", ["closed", "silent"])
+def test_without_a_network_the_command_says_so_within_ten_seconds(
+    tmp_path: Path, network: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # silent: it never answers
+        port = 1 if network == "closed" else server.getsockname()[1]
+        words = ["-m", "pipeline.ham10000", "download", "--out", tmp_path / "d"]
+        words += ["--base-url", f"http://127.0.0.1:{port}"]
+        begun = time.monotonic()
+        with subprocess.Popen(
+            [sys.executable, *map(str, words)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr
+            line = process.stderr.readline()
+            assert time.monotonic() - begun < 10
+            process.kill()
+    if network == "closed":
+        assert line.startswith("error: cannot fetch") and "Connection refused" in line
+    else:
+        assert line.startswith("warning: no answer from http://127.0.0.1:")
+    assert not (tmp_path / "d").exists()
 
 
 @pytest.mark.parametrize("fault", REFUSALS)

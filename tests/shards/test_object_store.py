@@ -15,6 +15,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from obstore.exceptions import GenericError
 
 from pipeline.errors import DataError
 from pipeline.shards.dataset import open_shards
@@ -26,6 +27,7 @@ from pipeline.shards.storage.object_store import (
     mirrored,
     store_for,
 )
+from pipeline.shards.storage.refusal import reason_of
 from pipeline.shards.storage.store import LocalStore
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -213,6 +215,10 @@ def refused(request: str) -> bytes:
     return answer("403 Forbidden", f"Content-Length: {len(said)}\r\n\r\n".encode() + said)
 
 
+def refused_without_a_word(request: str) -> bytes:
+    return answer("400 ", b"Content-Length: 0\r\n\r\n")
+
+
 def away_at_first(request: str) -> bytes:
     seen.append(request)
     if len(seen) < 2:
@@ -254,6 +260,46 @@ def test_a_refusal_is_told_in_the_stores_own_words(store_that) -> None:
         with pytest.raises(DataError, match=r"cannot \w+ a .*: AccessDenied, No\.;") as refusal:
             action()
         assert "Debug" not in str(refusal.value) and "<" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("store_that", [refused_without_a_word], indirect=True)
+def test_a_refusal_without_a_word_is_named_by_its_status(store_that) -> None:
+    with pytest.raises(DataError, match=r"cannot write a \(1 bytes\) to .*: .*\b400\b.*; check"):
+        store_that.publish("a", b"1")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "GenericError"),
+        ("Generic S3 error: ", "GenericError"),
+        (
+            "Generic S3 error: \n\nDebug source:\ninner: Status { status: 411,",
+            "GenericError, status 411",
+        ),
+        ("Generic S3 error: <?xml version='1.0'?><Error/>", "GenericError"),
+        ("status code: 503: <html><h1>503</h1></html>\n\nDebug", "status code: 503"),
+        (
+            'HTTP error\n\nDebug source: message: "Connection refused"',
+            "HTTP error: Connection refused",
+        ),
+    ],
+)
+def test_an_error_is_never_told_without_a_reason(text: str, reason: str) -> None:
+    assert reason_of(GenericError(text)) == reason
+
+
+@pytest.mark.slow
+def test_a_store_that_has_gone_is_told_after_seconds_and_named_at_the_end(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ObjectStore("s3://shards/gone-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    gone = ObjectStore("s3://shards/gone-2")
+    with pytest.raises(DataError, match=r"cannot read a from .*Connection refused; check"):
+        gone.read("a")
+    assert "cannot yet read a from s3://shards/gone-2 after 10 s" in capsys.readouterr().err
+    assert store.read("a") is None
 
 
 def test_credentials_and_endpoint_come_from_a_profile_too(

@@ -22,10 +22,11 @@ from obstore.exceptions import BaseError
 from obstore.store import from_url
 from tqdm.contrib.concurrent import thread_map
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, told_if_slow
 from pipeline.files import sha256, sha256_of
 from pipeline.folders import is_clutter
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
+from pipeline.shards.storage.refusal import reason_of
 from pipeline.shards.storage.store import LocalStore, Store, cache_folder
 
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.+)")
@@ -52,7 +53,10 @@ RETRIES: Any = {
         "base": 3,
     },
 }
-"""A store that is away is asked again for some 20 seconds."""
+"""A store that is away is asked again for some 20 to 60 seconds."""
+
+SLOW = 10.0
+"""Seconds after which a request that is not through is told."""
 
 Known = tuple[int | None, str | None]
 """Size (bytes) and sha256 of a file to copy, as far as they are known."""
@@ -96,8 +100,10 @@ class ObjectStore:
             FileNotFoundError: from the block, as it is.
             DataError: the storage refuses the ``action`` ("list") or cannot be reached.
         """
+        slow = f"cannot yet {action} {self.url} after {SLOW:.0f} s: slow or away; still trying"
         try:
-            yield connect(self.url)
+            with told_if_slow(slow, SLOW):
+                yield connect(self.url)
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -216,15 +222,6 @@ def connect(url: str) -> Any:
         credential_provider=credentials,
         **settings,
     )
-
-
-def reason_of(error: Exception) -> str:
-    """Return an error's text without obstore's dump, with the store's own words from its XML."""
-    text = re.sub(r"^Generic \w+ error: ", "", str(error)).partition("\n\nDebug source")[0]
-    said = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text, re.DOTALL)
-    text = text.partition(": <?xml")[0].partition(": <Error>")[0]
-    text = f"{text}: {said[1]}, {said[2]}" if said else text
-    return " ".join(text.split()) or type(error).__name__
 
 
 def cached(root: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
