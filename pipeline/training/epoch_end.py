@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline import figures
 from pipeline.errors import DataError, warn
 from pipeline.ham10000.taxonomy import DX
 from pipeline.learning.decision import Decision, decide
@@ -177,7 +178,8 @@ class EpochEnd:
         try:
             history.write_table(run_dir / "history.csv", progress.history)
             history.write_table(run_dir / "timing.csv", progress.timing)
-            history.draw_curves(run_dir / "curves.png", progress.history, progress.timing)
+            curves = history.draw_curves(progress.history, progress.timing)
+            figures.save(curves, run_dir / "curves.png")
             self.tables_failed = False
         except (OSError, DataError) as error:
             self.tables_failed = True

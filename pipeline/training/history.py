@@ -3,7 +3,7 @@
 ``history.csv`` holds only what a rerun must reproduce; seconds and images/s are in ``timing.csv``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,11 @@ from pipeline.learning.probability import malignant_probability, task_targets
 Row = dict[str, Any]
 """One line of a table, by column."""
 
-PANELS = {
-    "loss": ["train_loss", "val_loss"],
-    "accuracy": ["train_accuracy", "val_accuracy", "val_balanced_accuracy"],
-    "ROC-AUC, PR-AUC": ["val_roc_auc", "val_pr_auc"],
-    "at the fitted threshold": ["val_sensitivity", "val_specificity"],
-    "learning rate": ["lr"],
-    "images/s": ["images_per_second"],
+LIKE = {
+    "diagnoses": ["train_accuracy", "val_dx_accuracy", "val_dx_balanced_accuracy"],
+    "benign or malignant, at 0.5": ["train_accuracy", "val_accuracy", "val_balanced_accuracy"],
 }
-"""Columns of each panel of curves.png."""
+"""What the accuracy in training can be compared with: that of the same classes, by their name."""
 
 
 def validation_metrics(logits: np.ndarray, dx_index: np.ndarray, task: Task) -> dict[str, float]:
@@ -89,14 +85,37 @@ def epoch_line(row: Row, timing: Row, *, epochs: int, best: bool) -> str:
     )
 
 
-def draw_curves(path: Path, rows: Sequence[Row], timing: Sequence[Row]) -> None:
-    """Draw losses, metrics, speed and learning rate over the epochs, as PNG."""
+def panels(columns: Container[str]) -> dict[str, list[str]]:
+    """Return the columns of each panel of curves.png, of those that a table has."""
+    classes = next(name for name, like in LIKE.items() if like[1] in columns)
+    drawn = {
+        "loss": ["train_loss", "val_loss"],
+        f"accuracy ({classes})": LIKE[classes],
+        "ROC-AUC, PR-AUC of malignant": ["val_roc_auc", "val_pr_auc"],
+        "malignant, at the fitted threshold": ["val_sensitivity", "val_specificity"],
+        "learning rate": ["lr"],
+        "images/s": ["images_per_second"],
+    }
+    return {title: [name for name in names if name in columns] for title, names in drawn.items()}
+
+
+def draw_curves(rows: Sequence[Row], timing: Sequence[Row]) -> Figure:
+    """Draw losses, metrics, speed and learning rate over the epochs, and mark the best epoch.
+
+    Columns that an earlier version did not write are left out.
+    """
     table = pd.DataFrame(list(rows)).merge(pd.DataFrame(list(timing)), on="epoch")
+    best = table.loc[table["val_roc_auc"].idxmax(), "epoch"]
     figure = Figure(figsize=(15, 7), layout="constrained")
-    for axes, (title, columns) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
-        for column in columns:
-            axes.plot(table["epoch"], table[column], marker=".", label=column)
+    for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels(table).items(), strict=True):
+        for name in names:
+            balanced = "balanced" in name  # another measure than the accuracy beside it
+            axes.plot(
+                table["epoch"], table[name], "--" if balanced else "-", marker=".", label=name
+            )
+        axes.axvline(best, color=figures.GREY, ls=":", lw=1.5, label=f"best epoch: {best}")
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    figures.save(figure, path)
+    return figure
