@@ -57,7 +57,7 @@ from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import print_headlines, write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
-from pipeline.judging.scoring import logits_of, preprocess, scores
+from pipeline.judging.scoring import classes_judged, logits_of, preprocess, scores
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.stored_model import ModelCard, edits, load_stored
 from pipeline.loading.portable import decode_rgb
@@ -110,10 +110,13 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
             split.samples, training, data.check_content, shards=shards, allowed=data.allow_leak
         )
     samples = Samples(split)
-    frame = assemble(split.samples, found.image_ids, scores(found.logits, card, threshold))
+    classes = classes_judged(card, shards)
+    table = scores(found.logits, card, threshold, classes)
+    frame = assemble(split.samples, found.image_ids, table, split.taxonomy)
     frame[["sharpness", "brightness"]] = image_quality(samples.read, len(frame), workers=cores())
     metrics = summarise(
         frame,
+        split.taxonomy,
         threshold=threshold,
         temperature=card.temperature,
         bias=card.bias,
@@ -133,6 +136,7 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
         tta=tta,
         backend=f"{speed.backend} backend on {device.type}",
         command=f"{launcher} {shlex.join(sys.argv)}",
+        classes=classes,
     )
     metrics["provenance"] = facts.provenance()
 
@@ -159,7 +163,7 @@ def explain(
     device: torch.device,
 ) -> list[Pair]:
     """Return each image as the model sees it, and the same with the Grad-CAM of its decision."""
-    maps = decision_heat(model, preprocess(images, card).to(device), decided, card.task)
+    maps = decision_heat(model, preprocess(images, card).to(device), decided, card.outputs)
     pictures = [centre_square(image, SIDE) for image in images]
     return [(picture, overlay(picture, heat)) for picture, heat in zip(pictures, maps, strict=True)]
 

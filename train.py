@@ -72,6 +72,7 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
         accelerator,
         train=train.samples,
         val=val.samples,
+        taxonomy=shards.taxonomy,
         manifest=shards.root / "manifest.json",
         manifest_sha256=shards.manifest_sha256,
         threads=threads,

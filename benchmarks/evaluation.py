@@ -27,7 +27,7 @@ from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
 from pipeline.files import write_file
-from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+from pipeline.ham10000.taxonomy import HAM10000
 
 SHARES = (0.033, 0.051, 0.110, 0.011, 0.111, 0.670, 0.014)
 """HAM10000's diagnoses, about."""
@@ -49,8 +49,8 @@ def synthetic(n: int) -> pd.DataFrame:
     """Return seven-class predictions with HAM10000's class shares, four images to three lesions."""
     rng = np.random.default_rng(0)
     lesion = np.arange(n) * 3 // 4
-    dx = rng.choice(len(DX), n, p=SHARES)[lesion]
-    label = np.array(DX_IS_MALIGNANT)[dx]
+    dx = rng.choice(len(HAM10000.classes), n, p=SHARES)[lesion]
+    label = HAM10000.is_malignant[dx]
     prob = 1 / (1 + np.exp(-(rng.normal(size=n) + 1.8 * label - 1.4)))
     names = [f"HAM_{k:07d}" for k in lesion]
     frame = pd.DataFrame(
@@ -58,7 +58,7 @@ def synthetic(n: int) -> pd.DataFrame:
             "image_id": [f"ISIC_{k:07d}" for k in range(n)],
             "lesion_id": names,
             "group": names,
-            "dx": np.array(DX)[dx],
+            "dx": np.array(HAM10000.classes)[dx],
             "label": label,
             "prob_malignant": prob,
             "predicted": (prob >= 0.4).astype(int),
@@ -69,7 +69,8 @@ def synthetic(n: int) -> pd.DataFrame:
             "dx_type": rng.choice(["histo", "follow_up", "consensus", "confocal"], n),
         }
     )
-    frame[[f"prob_{name}" for name in DX]] = rng.dirichlet(np.ones(len(DX)), n)
+    names = [f"prob_{name}" for name in HAM10000.classes]
+    frame[names] = rng.dirichlet(np.ones(len(names)), n)
     return frame
 
 

@@ -152,8 +152,8 @@ def judge(options: Options, run: Path) -> dict[str, float]:
     found = predict_logits(model, loader.epoch(0), accelerator=accelerator, tta=card.tta)
     loader.close()
     label = split.samples.set_index("image_id")["label"].loc[list(found.image_ids)].to_numpy()
-    plain = malignant_probability(found.logits, card.task)
-    calibrated = malignant_probability(found.logits, card.task, card.temperature, card.bias)
+    plain = malignant_probability(found.logits, card.outputs)
+    calibrated = malignant_probability(found.logits, card.outputs, card.temperature, card.bias)
     return {
         "roc_auc": float(roc_auc_score(label, plain)),
         "sensitivity_at_95": sensitivity_at(label, plain, 0.95),

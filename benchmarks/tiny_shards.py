@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.files import sha256
-from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.shards.format import write_tar
 from pipeline.shards.manifest import MANIFEST_NAME, TABLE_NAME, Manifest, ShardEntry
 from pipeline.shards.packing.pack import tar_sample
@@ -41,7 +41,7 @@ def write_tiny_shards(root: Path, *, shards: int, samples_per_shard: int) -> Non
         rows = [
             _row(number * samples_per_shard + place, path) for place in range(samples_per_shard)
         ]
-        pieces, index = write_tar([tar_sample(row, jpeg) for row in rows])
+        pieces, index = write_tar([tar_sample(row, jpeg, HAM10000.classes) for row in rows])
         tar = b"".join(pieces)
         (root / path).write_bytes(tar)
         (root / path).with_suffix(".idx").write_bytes(index)
@@ -69,7 +69,7 @@ def _row(number: int, path: str) -> dict[str, object]:
         "lesion_id": f"HAM_{number:07d}",
         "group": f"HAM_{number:07d}",
         "dx": dx,
-        "label": int(DX_IS_MALIGNANT[DX.index(dx)]),
+        "label": int(dx in HAM10000.malignant),
         "split": "train",
         "shard": path,
         "age": 50.0,
@@ -89,5 +89,5 @@ def _entry(path: str, rows: list[dict[str, object]], tar: bytes, index: bytes) -
         bytes=len(tar),
         sha256=sha256(tar),
         index_sha256=sha256(index),
-        class_counts={dx: sum(row["dx"] == dx for row in rows) for dx in DX},
+        class_counts={dx: sum(row["dx"] == dx for row in rows) for dx in HAM10000.classes},
     )

@@ -6,22 +6,19 @@ frame = read(Path("reports/r34/predictions.csv"))                 # the same flo
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX, LABELS, MALIGNANT
+from pipeline.ham10000.taxonomy import HAM10000, LABELS, Taxonomy
 
 CORE = ("image_id", "lesion_id", "dx", "label", "prob_malignant", "predicted")
 """The first columns of predictions.csv; ``label`` and ``predicted`` are indices into LABELS."""
 
 REQUIRED = (*CORE, "group", "age", "sex", "localization", "dx_type")
-
-DX_PROBABILITIES = tuple(f"prob_{dx}" for dx in DX)
-"""Columns of the probability of each diagnosis; only a seven-class model has them."""
 
 INTEGERS, FLOATS = ("label", "predicted"), ("age", "sharpness", "brightness")
 """Columns of numbers, besides those that begin with ``prob_``; all others are text."""
@@ -32,7 +29,7 @@ def scored(
     *,
     prob_malignant: np.ndarray,
     prob_uncalibrated: np.ndarray,
-    dx_probabilities: np.ndarray | None = None,
+    by_class: Mapping[str, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Return a model's probabilities and decisions, a row per image.
 
@@ -40,18 +37,29 @@ def scored(
         threshold: ``predicted`` is 1 where prob_malignant >= threshold.
         prob_malignant: [N] float64 0-1, calibrated.
         prob_uncalibrated: [N] float64 0-1, before calibration.
-        dx_probabilities: [N, 7] float64 0-1 in taxonomy order, or None for a binary model.
+        by_class: [N] float64 0-1 by class, or None for a binary model.
     """
     scores = pd.DataFrame({"prob_malignant": prob_malignant})
     scores["predicted"] = (prob_malignant >= threshold).astype(int)
     scores["prob_uncalibrated"] = prob_uncalibrated
-    if dx_probabilities is not None:
-        scores[list(DX_PROBABILITIES)] = dx_probabilities
-        scores["predicted_dx"] = np.array(DX)[dx_probabilities.argmax(axis=1)]
+    if by_class:
+        probabilities = np.stack([*by_class.values()], axis=1)
+        scores[[f"prob_{dx}" for dx in by_class]] = probabilities
+        scores["predicted_dx"] = np.array([*by_class])[probabilities.argmax(axis=1)]
     return scores
 
 
-def assemble(samples: pd.DataFrame, image_ids: Sequence[str], scores: pd.DataFrame) -> pd.DataFrame:
+def judged_classes(frame: pd.DataFrame, taxonomy: Taxonomy) -> tuple[str, ...]:
+    """Return the classes whose probability a table has; none for a binary model."""
+    return tuple(dx for dx in taxonomy.classes if f"prob_{dx}" in frame.columns)
+
+
+def assemble(
+    samples: pd.DataFrame,
+    image_ids: Sequence[str],
+    scores: pd.DataFrame,
+    taxonomy: Taxonomy = HAM10000,
+) -> pd.DataFrame:
     """Join a model's scores, one for each of ``image_ids``, to the samples of a split.
 
     Raises:
@@ -68,12 +76,14 @@ def assemble(samples: pd.DataFrame, image_ids: Sequence[str], scores: pd.DataFra
     joined = samples.drop(columns=["label"], errors="ignore").merge(
         scores.assign(image_id=list(image_ids)), on="image_id", how="left", validate="one_to_one"
     )
-    joined["label"] = joined["dx"].isin(MALIGNANT).astype(int)
-    check(joined)
+    joined["label"] = joined["dx"].isin(taxonomy.malignant).astype(int)
+    check(joined, taxonomy)
     return joined.reindex(columns=[*CORE, *(c for c in joined.columns if c not in CORE)])
 
 
-def check(frame: pd.DataFrame, where: str = "the predictions") -> None:
+def check(
+    frame: pd.DataFrame, taxonomy: Taxonomy = HAM10000, where: str = "the predictions"
+) -> None:
     """Raise a DataError that says why no metric can be computed from a table, if that is so."""
     absent = [c for c in REQUIRED if c not in frame.columns]
     if absent:
@@ -83,17 +93,17 @@ def check(frame: pd.DataFrame, where: str = "the predictions") -> None:
         )
     if frame.empty:
         raise DataError(f"{where}: no samples, so there is nothing to judge; choose another split")
-    unknown = sorted(set(frame["dx"]) - set(DX))
+    unknown = sorted(set(frame["dx"]) - set(taxonomy.classes))
     if unknown:
-        raise DataError(f"{where}: dx {unknown[0]!r} is not one of {', '.join(DX)}")
-    wrong = frame[frame["label"] != frame["dx"].isin(MALIGNANT).astype(int)]
+        raise DataError(f"{where}: dx {unknown[0]!r} is not one of {', '.join(taxonomy.classes)}")
+    wrong = frame[frame["label"] != frame["dx"].isin(taxonomy.malignant).astype(int)]
     if len(wrong):
         first = wrong.iloc[0]
         raise DataError(
             f"{where}: {len(wrong)} labels contradict their dx (first: {first['image_id']}, dx "
             f"{first['dx']!r}, label {first['label']}); 1 is malignant, 0 benign"
         )
-    for column in ("prob_malignant", *(c for c in DX_PROBABILITIES if c in frame.columns)):
+    for column in ("prob_malignant", *(f"prob_{dx}" for dx in judged_classes(frame, taxonomy))):
         require_probabilities(frame, column, frame["image_id"], where)
     present = frame["label"].unique()
     if len(present) == 1:
@@ -122,7 +132,7 @@ def as_csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Path, taxonomy: Taxonomy = HAM10000) -> pd.DataFrame:
     """Read and check a predictions.csv."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; a report folder is what eval.py writes with --out")
@@ -136,5 +146,5 @@ def read(path: Path) -> pd.DataFrame:
                 raise DataError(
                     f"{path}: column {column}: {error}; make the report again"
                 ) from error
-    check(frame, str(path))
+    check(frame, taxonomy, str(path))
     return frame

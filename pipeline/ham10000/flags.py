@@ -28,6 +28,9 @@ class SynthesizeFlags:
     """Folder to make; it must be empty or missing."""
     images: int = 600
     """Number of images."""
+    taxonomy: str = "ham10000"
+    """Classes to draw: ham10000, isic2019, pad-ufes-20, milk10k, or an own TOML file. One that
+    HAM10000 lacks looks like one of HAM10000's with the same label."""
     seed: int = 0
     """Random seed; equal seeds give equal bytes."""
     width: int = 300

@@ -3,7 +3,7 @@
 The table has the columns ``COLUMNS`` and ``label`` (1 = malignant), is sorted by image id, and
 every value in it is checked; ``layouts.image_table`` reads the files.
 
-    table = check_metadata(strings, Path("data/ham10000/HAM10000_metadata.csv"))
+    table = check_metadata(strings, Path("data/ham10000/HAM10000_metadata.csv"), HAM10000)
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.ham10000.tables import refuse_rows, require_columns
-from pipeline.ham10000.taxonomy import DX, MALIGNANT, SEXES
+from pipeline.ham10000.taxonomy import SEXES, Taxonomy
 
 COLUMNS = ("image_id", "lesion_id", "dx", "dx_type", "age", "sex", "localization")
 """The columns of a checked table, without ``label``."""
@@ -44,7 +44,9 @@ AGE_BANDS = ("0-29", "30-39", "40-49", "50-59", "60-69", "70+", UNKNOWN)
 """Names of the age bands, years; the last is for a missing age."""
 
 
-def check_metadata(table: pd.DataFrame, path: Path, *, extra: Sequence[str] = ()) -> pd.DataFrame:
+def check_metadata(
+    table: pd.DataFrame, path: Path, taxonomy: Taxonomy, *, extra: Sequence[str] = ()
+) -> pd.DataFrame:
     """Return ``table`` checked and typed, sorted by image_id, with a RangeIndex.
 
     Columns: image_id, lesion_id, dx, dx_type, age (float64, NaN where missing), sex, localization,
@@ -53,6 +55,7 @@ def check_metadata(table: pd.DataFrame, path: Path, *, extra: Sequence[str] = ()
     Args:
         table: strings; the index is the line in the file.
         path: of the file, for messages.
+        taxonomy: the classes; dx holds their codes.
         extra: further columns to keep.
 
     Raises:
@@ -65,7 +68,8 @@ def check_metadata(table: pd.DataFrame, path: Path, *, extra: Sequence[str] = ()
     again = raw["image_id"].duplicated()
     refuse_rows(again, raw["image_id"], "image_id", "each id once", path)
     dx = raw["dx"].str.lower()
-    refuse_rows(~dx.isin(DX), raw["dx"], "dx", f"one of {', '.join(DX)}", path)
+    classes = taxonomy.classes
+    refuse_rows(~dx.isin(classes), raw["dx"], "dx", f"one of {', '.join(classes)}", path)
     sex = raw["sex"].str.lower().replace(SEX_SYNONYMS)
     refuse_rows(~sex.isin(SEXES), raw["sex"], "sex", f"one of {', '.join(SEXES)}", path)
     checked = pd.DataFrame(
@@ -77,7 +81,7 @@ def check_metadata(table: pd.DataFrame, path: Path, *, extra: Sequence[str] = ()
             "age": _ages(raw["age"], path),
             "sex": sex,
             "localization": _known(raw["localization"]),
-            "label": dx.isin(MALIGNANT).astype(np.int64),
+            "label": dx.isin(taxonomy.malignant).astype(np.int64),
             **{name: table[name] for name in extra},
         }
     )

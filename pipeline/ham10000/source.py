@@ -26,8 +26,9 @@ from pipeline.ham10000.images import (
 from pipeline.ham10000.layouts.choice import choose_table
 from pipeline.ham10000.layouts.folders import read_folders
 from pipeline.ham10000.layouts.image_table import EXTRA, Rows, read_images
-from pipeline.ham10000.layouts.labels import Kind as Labels
+from pipeline.ham10000.layouts.labels import Kind
 from pipeline.ham10000.tables import find_table
+from pipeline.ham10000.taxonomy import HAM10000, LABELS, Taxonomy
 
 GROUND_TRUTH = "ISIC2018_Task3_Test_GroundTruth"
 """Name of the official test set's table, without its extension; the deposit has had it one-hot and
@@ -49,8 +50,10 @@ class Source:
     patient_id and split; with file_name where an image id is not the file's name."""
     store: ImageStore
     """The images; it may hold more than the table names."""
-    labels: Labels = "dx"
-    """``binary`` where only benign or malignant is known; dx is then nv or mel in its place."""
+    labels: Kind = "dx"
+    """``binary`` where only benign or malignant is known; dx is then a class in its place."""
+    taxonomy: Taxonomy = HAM10000
+    """The classes of dx."""
     together: tuple[str, ...] = ("lesion_id",)
     """Columns of which an equal value means that two images belong together."""
     notes: tuple[str, ...] = ()
@@ -62,7 +65,11 @@ class Source:
 
 
 def open_source(
-    path: Path, *, image_types: Sequence[ImageType] = (), on_bad_image: OnBadImage = "error"
+    path: Path,
+    taxonomy: Taxonomy = HAM10000,
+    *,
+    image_types: Sequence[ImageType] = (),
+    on_bad_image: OnBadImage = "error",
 ) -> Source:
     """Read and check the tables of ``path`` and find the images.
 
@@ -71,6 +78,7 @@ def open_source(
 
     Args:
         path: folder.
+        taxonomy: the classes that diagnoses are mapped to.
         image_types: kinds of photographs to take where a table names them; see ``read_images``.
         on_bad_image: "skip" leaves rows without an image out.
 
@@ -79,17 +87,17 @@ def open_source(
     """
     path = require_folder(path)
     truth = find_table(path, GROUND_TRUTH)
-    choice = choose_table(path, without=truth)
+    choice = choose_table(path, taxonomy, without=truth)
     if choice.table:
         how = {"image_types": image_types, "beside": choice.beside, "required": choice.required}
-        rows = read_images(choice.table, **how)
+        rows = read_images(choice.table, taxonomy, **how)
     else:
-        rows = None if truth else read_folders(ImageStore(path))
+        rows = None if truth else read_folders(ImageStore(path), taxonomy)
     if not (rows or truth):
         raise DataError(choice.why_none(path))
     store = ImageStore(path, rows.names if rows else None)
-    source = _source(choice.kind, rows, store) if rows else None
-    source = _with_official_test(source, truth, store) if truth else source
+    source = _source(choice.kind, rows, store, taxonomy) if rows else None
+    source = _with_official_test(source, truth, store, taxonomy) if truth else source
     assert source
     if on_bad_image == "skip":
         source = _with_images(source)
@@ -120,33 +128,38 @@ def _notes(source: Source) -> Iterator[str]:
         yield passed_over.strip()
 
 
-def _source(kind: str, rows: Rows, store: ImageStore) -> Source:
+def _source(kind: str, rows: Rows, store: ImageStore, taxonomy: Taxonomy) -> Source:
     table = rows.table.assign(official_test=False)
+    stands = (f"{name} is packed as {taxonomy.stand_in(k)}" for k, name in enumerate(LABELS))
     note = (
-        "the source names no diagnoses: benign is packed as nv, malignant as mel; train and judge "
-        "with --task binary only"
+        f"the source names no diagnoses: {', '.join(stands)}; train and judge with --task binary "
+        "only"
     )
     return Source(
         kind,
         table,
         store,
         labels=rows.labels,
+        taxonomy=taxonomy,
         together=tuple(name for name in ("lesion_id", "patient_id") if name in table.columns),
         notes=(*rows.notes, *((note,) if rows.labels == "binary" else ())),
         left_out=rows.left_out,
     )
 
 
-def _with_official_test(source: Source | None, path: Path, store: ImageStore) -> Source:
+def _with_official_test(
+    source: Source | None, path: Path, store: ImageStore, taxonomy: Taxonomy
+) -> Source:
     """Return the official test set, after the rows of ``source`` where that is there."""
-    table = read_images(path).table.assign(official_test=True)
+    table = read_images(path, taxonomy).table.assign(official_test=True)
     unscored = table["image_id"] == UNSCORED
     table, left_out, notes = pd.DataFrame(table[~unscored]), (), ()
     if unscored.to_numpy().any():
         left_out = ((UNSCORED, f"{path.name}: the official scorer gives it no weight"),)
         notes = (f"{UNSCORED} of {path.name} is left out: the official scorer gives it no weight",)
     if source is None:
-        return Source("isic2018", table, store, notes=notes, left_out=left_out)
+        how = {"taxonomy": taxonomy, "notes": notes, "left_out": left_out}
+        return Source("isic2018", table, store, **how)
     both = sorted(set(source.table["image_id"]) & set(table["image_id"]))
     if both:
         raise DataError(

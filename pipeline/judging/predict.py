@@ -79,7 +79,8 @@ def finish_predict(flags: PredictFlags, card: ModelCard, log: PredictionLog) -> 
     """Write the files of ``predict`` and print what is in them."""
     logits, reasons = log.results(len(card.classes))
     threshold = card.threshold if flags.threshold is None else flags.threshold
-    table = scores(logits, card, threshold)
+    own = {} if card.task == "binary" else {dx: dx for dx in card.classes}
+    table = scores(logits, card, threshold, own)
     paths = [path for row, path in enumerate(log.paths) if row not in reasons]
     rejected = {log.paths[row]: reason for row, reason in reasons.items()}
     write_predictions(flags.out, paths, table, rejected, threshold=threshold, most=flags.sheet)

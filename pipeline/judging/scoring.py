@@ -1,10 +1,10 @@
 """From a split or images to logits, and from logits to probabilities and decisions.
 
 found = logits_of(model, split, speed, accelerator, image_size=224, threads=4, tta="none")
-table = scores(found.logits, card, card.threshold)
+table = scores(found.logits, card, card.threshold, classes_judged(card, shards))
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from pipeline.learning.probability import class_probabilities, malignant_probabi
 from pipeline.learning.stored_model import ModelCard
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import render_eval
-from pipeline.shards.dataset import Split
+from pipeline.shards.dataset import ShardSet, Split
 
 
 def logits_of(
@@ -53,14 +53,36 @@ def logits_of(
     return found
 
 
-def scores(logits: np.ndarray, card: ModelCard, threshold: float) -> pd.DataFrame:
-    """Turn logits [N, K] into calibrated probabilities and decisions."""
-    fitted = (card.task, card.temperature, card.bias)
+def classes_judged(card: ModelCard, shards: ShardSet) -> dict[str, str]:
+    """Return the shards' class for each of the model's that has one; {} for benign/malignant alone.
+
+    That is where either has only these labels, or fewer than two classes map.
+    """
+    if card.task == "binary" or shards.manifest.labels == "binary":
+        return {}
+    shared = card.taxonomy.shared(shards.taxonomy)
+    return shared if len({*shared.values()}) > 1 else {}
+
+
+def scores(
+    logits: np.ndarray, card: ModelCard, threshold: float, classes: Mapping[str, str]
+) -> pd.DataFrame:
+    """Turn logits [N, K] into calibrated probabilities and decisions.
+
+    ``classes`` has the name in the table of each of the model's classes that gets a column; the
+    probabilities of classes of one name are added.
+    """
+    fitted = (card.outputs, card.temperature, card.bias)
+    by_class: dict[str, np.ndarray] = {}
+    for dx, column in zip(card.classes, class_probabilities(logits, *fitted).T, strict=True):
+        if dx in classes:
+            name = classes[dx]
+            by_class[name] = np.minimum(by_class.get(name, 0.0) + column, 1.0)
     return scored(
         threshold,
         prob_malignant=malignant_probability(logits, *fitted),
-        prob_uncalibrated=malignant_probability(logits, card.task),
-        dx_probabilities=class_probabilities(logits, *fitted) if card.task == "dx" else None,
+        prob_uncalibrated=malignant_probability(logits, card.outputs),
+        by_class=by_class,
     )
 
 

@@ -1,6 +1,6 @@
 """Calibration and threshold, fitted on validation and never on test: functions of arrays.
 
-    decision = decide(logits, malignant, task="binary", calibrate=True, target_sensitivity=None)
+    decision = decide(logits, malignant, outputs=outputs, calibrate=True, target_sensitivity=None)
 
 The calibration is fitted first; the threshold applies to calibrated probabilities.
 """
@@ -12,8 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from pipeline.errors import DataError
-from pipeline.learning.flags import Task
-from pipeline.learning.probability import malignant_log_odds, malignant_probability
+from pipeline.learning.probability import Outputs, malignant_log_odds, malignant_probability
 
 TEMPERATURES, BIASES = (0.05, 20.0), (-15.0, 15.0)
 """Bounds of the calibration; the bias is in log-odds."""
@@ -35,7 +34,7 @@ def decide(
     logits: np.ndarray,
     malignant: np.ndarray,
     *,
-    task: Task,
+    outputs: Outputs,
     calibrate: bool,
     target_sensitivity: float | None,
 ) -> Decision:
@@ -43,13 +42,15 @@ def decide(
 
     ``logits`` are float [N, K], ``malignant`` is 0 or 1, [N].
     """
-    temperature, bias = fit_calibration(logits, malignant, task) if calibrate else (1.0, 0.0)
-    probability = malignant_probability(logits, task, temperature, bias)
+    temperature, bias = fit_calibration(logits, malignant, outputs) if calibrate else (1.0, 0.0)
+    probability = malignant_probability(logits, outputs, temperature, bias)
     threshold = choose_threshold(probability, malignant, target_sensitivity)
     return Decision(threshold, temperature, bias)
 
 
-def fit_calibration(logits: np.ndarray, malignant: np.ndarray, task: Task) -> tuple[float, float]:
+def fit_calibration(
+    logits: np.ndarray, malignant: np.ndarray, outputs: Outputs
+) -> tuple[float, float]:
     """Return temperature and bias that minimise the negative log-likelihood of malignant or not.
 
     A temperature alone (Guo et al. 2017) changes how confident a model is. A loss that weights
@@ -59,7 +60,7 @@ def fit_calibration(logits: np.ndarray, malignant: np.ndarray, task: Task) -> tu
     logits = np.asarray(logits, dtype=np.float64)
 
     def log_odds(log_temperature: float) -> np.ndarray:
-        return malignant_log_odds(logits / np.exp(log_temperature), task)
+        return malignant_log_odds(logits / np.exp(log_temperature), outputs)
 
     def cost(values: np.ndarray) -> float:
         shifted = log_odds(values[0]) + values[1]

@@ -9,7 +9,6 @@ Input ``images`` [N, 3, S, S] float32, normalised with the card's mean and std; 
 import json
 import os
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from pipeline.errors import DataError
 from pipeline.files import write_file, writing
 from pipeline.learning.model import malignant_log_odds
-from pipeline.learning.stored_model import ModelCard
+from pipeline.learning.stored_model import ModelCard, card_values
 
 TOLERANCE = 1e-3
 """Largest difference of a logit that counts as rounding."""
@@ -39,7 +38,7 @@ class WithProbability(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images [N, 3, S, S] to logits [N, K] and probabilities [N]."""
         logits = self.model(images)
-        log_odds = malignant_log_odds(logits / self.card.temperature, self.card.task)
+        log_odds = malignant_log_odds(logits / self.card.temperature, self.card.outputs)
         return logits, (log_odds + self.card.bias).sigmoid()
 
 
@@ -83,7 +82,7 @@ def to_onnx(wrapped: WithProbability, card: ModelCard) -> bytes:
         )
     assert program is not None
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, {"card": json.dumps(asdict(card))})
+    onnx.helper.set_model_props(proto, {"card": json.dumps(card_values(card))})
     onnx.checker.check_model(proto)
     return proto.SerializeToString()
 

@@ -1,6 +1,6 @@
 """Grad-CAM by the grad-cam library: which regions of an image raised the score of a decision.
 
-    heat = decision_heat(model, images, called, task="binary")   # [N, H, W] float32 0-1
+    heat = decision_heat(model, images, called, outputs)   # [N, H, W] float32 0-1
 
 A map has the coarse grid of the last feature map. It does not show that the model uses medically
 meaningful features, and it does not outline the lesion.
@@ -18,8 +18,8 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.image import show_cam_on_image
 from torch import Tensor, nn
 
-from pipeline.learning.flags import Task
 from pipeline.learning.model import malignant_log_odds
+from pipeline.learning.probability import Outputs
 
 FINE_ENOUGH = 4
 """Rows and columns that a map should have; the last layers have fewer for small images."""
@@ -68,7 +68,7 @@ def tokens_to_map(tokens: Tensor) -> Tensor:
 
 
 def decision_heat(
-    model: nn.Module, images: Tensor, called: Sequence[int], task: Task
+    model: nn.Module, images: Tensor, called: Sequence[int], outputs: Outputs
 ) -> np.ndarray:
     """Return Grad-CAM maps of the log-odds of each decision, float32 [N, H, W] 0-1.
 
@@ -77,7 +77,9 @@ def decision_heat(
     """
     layer, reshape = last_feature_map(model, images[:1])
     signs, parts = [1 if decision else -1 for decision in called], []
-    targets = [lambda logits, sign=sign: sign * malignant_log_odds(logits, task) for sign in signs]
+    targets = [
+        lambda logits, sign=sign: sign * malignant_log_odds(logits, outputs) for sign in signs
+    ]
     with GradCAM(model, [layer], reshape_transform=reshape) as cam:
         for start in range(0, len(images), CHUNK):
             part = slice(start, start + CHUNK)

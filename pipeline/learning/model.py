@@ -23,9 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from pipeline.learning.flags import Task
 from pipeline.learning.foreign_weights import fit, load_from
-from pipeline.learning.probability import malignant_classes
+from pipeline.learning.probability import Outputs
 
 TIMM = "timm:"
 """Prefix of timm's names."""
@@ -97,9 +96,9 @@ def replace_head(model: nn.Module, outputs: int, dropout: float) -> None:
     model.set_submodule(head_name(model), new)
 
 
-def malignant_log_odds(logits: Tensor, task: Task) -> Tensor:
+def malignant_log_odds(logits: Tensor, outputs: Outputs) -> Tensor:
     """Return log(P(malignant) / P(benign)) [...] of logits [..., K]; differentiable."""
-    malignant = malignant_classes(task)
+    malignant = outputs.malignant
     positive, negative = (np.flatnonzero(mask).tolist() for mask in (malignant, ~malignant))
     return logits[..., positive].logsumexp(-1) - logits[..., negative].logsumexp(-1)
 

@@ -2,61 +2,76 @@
 
     logits [N, K] --/ temperature, + bias on malignant classes--> softmax --> P(malignant) [N]
 
+    outputs = Outputs("dx", HAM10000)
+    malignant_probability(logits, outputs)
+
 Training, evaluation and export all use these functions, so what a task means is defined here.
 NumPy only; the same log-odds as a torch function is ``model.malignant_log_odds``.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp, softmax
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT, LABELS
+from pipeline.ham10000.taxonomy import LABELS, Taxonomy
 from pipeline.learning.flags import Task
 
-CLASSES: dict[Task, tuple[str, ...]] = {"binary": LABELS, "dx": DX}
-"""The names of the outputs, in the order of the logits."""
 
+@dataclass(frozen=True)
+class Outputs:
+    """What the logits stand for: the two labels, or the classes of a taxonomy."""
 
-def malignant_classes(task: Task) -> np.ndarray:
-    """Return which classes of the task are malignant, bool [K]."""
-    return np.asarray((0, 1) if task == "binary" else DX_IS_MALIGNANT, dtype=bool)
+    task: Task
+    taxonomy: Taxonomy
+    """The classes of the data, for either task."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the outputs, in the order of the logits."""
+        return LABELS if self.task == "binary" else self.taxonomy.classes
+
+    @property
+    def malignant(self) -> np.ndarray:
+        """Return which outputs are malignant, bool [K]."""
+        return np.array((0, 1) if self.task == "binary" else self.taxonomy.is_malignant, dtype=bool)
+
+    def targets(self, dx_index: np.ndarray) -> np.ndarray:
+        """Return the output of each sample, int64 [N], from its index in the taxonomy, int [N]."""
+        dx_index = np.asarray(dx_index, dtype=np.int64)
+        return self.taxonomy.is_malignant[dx_index] if self.task == "binary" else dx_index
 
 
 def class_probabilities(
-    logits: np.ndarray, task: Task, temperature: float = 1.0, bias: float = 0.0
+    logits: np.ndarray, outputs: Outputs, temperature: float = 1.0, bias: float = 0.0
 ) -> np.ndarray:
     """Return the probability of each class, float64 [N, K].
 
     Args:
-        logits: float [N, K], K = 2 for "binary" and 7 for "dx".
-        task: what the logits stand for.
+        logits: float [N, K].
+        outputs: what the logits stand for.
         temperature: the logits are divided by it; above 1 probabilities move towards each other.
         bias: then added to the logits of the malignant classes. It shifts the log-odds of
             malignant and keeps the ratios among malignant, and among benign, diagnoses.
     """
     scaled = np.asarray(logits, dtype=np.float64) / temperature
-    return softmax(scaled + np.where(malignant_classes(task), bias, 0.0), axis=1)
+    return softmax(scaled + np.where(outputs.malignant, bias, 0.0), axis=1)
 
 
 def malignant_probability(
-    logits: np.ndarray, task: Task, temperature: float = 1.0, bias: float = 0.0
+    logits: np.ndarray, outputs: Outputs, temperature: float = 1.0, bias: float = 0.0
 ) -> np.ndarray:
     """Return P(malignant), the sum over the malignant classes, float64 [N]; arguments as above."""
-    probabilities = class_probabilities(logits, task, temperature, bias)
+    probabilities = class_probabilities(logits, outputs, temperature, bias)
     # a sum of float64 shares can exceed 1.0 by one rounding step
-    return np.minimum(probabilities[:, malignant_classes(task)].sum(axis=1), 1.0)
+    return np.minimum(probabilities[:, outputs.malignant].sum(axis=1), 1.0)
 
 
-def malignant_log_odds(logits: np.ndarray, task: Task) -> np.ndarray:
+def malignant_log_odds(logits: np.ndarray, outputs: Outputs) -> np.ndarray:
     """Return log(P(malignant) / P(benign)), float64 [N], finite where the probability is not."""
-    malignant = malignant_classes(task)
+    malignant = outputs.malignant
     return logsumexp(logits[:, malignant], axis=1) - logsumexp(logits[:, ~malignant], axis=1)
-
-
-def task_targets(dx_index: np.ndarray, task: Task) -> np.ndarray:
-    """Return the class index of the task, int64 [N], from the dx index, int [N]."""
-    dx_index = np.asarray(dx_index, dtype=np.int64)
-    return malignant_classes("dx").astype(np.int64)[dx_index] if task == "binary" else dx_index
 
 
 def require_diagnoses(task: Task, labels: str, shards: object) -> None:

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import DataError, warn
 from pipeline.files import sha256, sha256_of, sha256_of_values
+from pipeline.ham10000.taxonomy import HAM10000, Taxonomy, described
 from pipeline.learning.flags import RefitHead, Task, Tta
 from pipeline.learning.foreign_weights import WEIGHTS, folders_of, load_whole
 from pipeline.learning.model import build_model
+from pipeline.learning.probability import Outputs
 from pipeline.loading.presets import MEAN, STD
 
 FORMAT_VERSION = 1
@@ -82,8 +84,15 @@ class ModelCard:
     """Of all other values here, likewise."""
     arch_args: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the architecture; not in the file where there are none."""
+    taxonomy: Taxonomy = HAM10000
+    """The classes of the data it was trained on; in the file only where they are other ones."""
     format_version: int = FORMAT_VERSION
     """Of this card."""
+
+    @property
+    def outputs(self) -> Outputs:
+        """Return what the logits stand for."""
+        return Outputs(self.task, self.taxonomy)
 
     def network(self) -> nn.Module:
         """Return the network with random weights, on the CPU, in training mode."""
@@ -116,10 +125,17 @@ def stored_files(
     table = training_samples[["image_id", "lesion_id", "group", "split"]]
     samples = table.to_csv(index=False, lineterminator="\n").encode()
     card = replace(card, weights_sha256=sha256(weights), samples_sha256=sha256(samples))
-    values = {k: v for k, v in asdict(card).items() if k != "arch_args" or v}
+    values = card_values(card)
     values["card_sha256"] = card_digest(values)
     text = json.dumps(values, indent=2) + "\n"
     return {WEIGHTS: weights, CARD: text.encode(), SAMPLES: samples}
+
+
+def card_values(card: ModelCard) -> dict[str, Any]:
+    """Return a card as the values of model.json."""
+    values = asdict(card) | {"taxonomy": card.taxonomy.describe()}
+    absent = {"arch_args": {}, "taxonomy": HAM10000.describe()}
+    return {k: v for k, v in values.items() if k not in absent or v != absent[k]}
 
 
 def card_digest(values: dict[str, Any]) -> str:
@@ -221,6 +237,7 @@ def read_card(folder: Path) -> ModelCard:
             "use the code revision that wrote it"
         )
     lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    values["taxonomy"] = described(values.get("taxonomy"))
     try:
         return ModelCard(**values | lists)
     except TypeError as error:

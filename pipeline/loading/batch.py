@@ -21,7 +21,7 @@ class Batch:
     """``[B, 3, H, W] float32``, normalised, channels-last, on the device."""
 
     labels: torch.Tensor
-    """``[B] int64`` on the device: index of the diagnosis in ``taxonomy.DX``."""
+    """``[B] int64`` on the device: index of the class in the set's taxonomy."""
 
     image_ids: tuple[str, ...]
     """``B`` image ids, on the host."""

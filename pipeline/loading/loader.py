@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
 from pipeline.loading.batch import Loader
 from pipeline.loading.flags import Backend
 from pipeline.loading.mix import Mix, MixingLoader
@@ -79,7 +78,7 @@ def make_loader(
         world_size=world_size,
         seed=seed,
         balance=balance if train else "none",
-        classes=_classes(samples.labels, balance_by),
+        classes=_classes(samples, balance_by),
     )
     if plan.batches_per_epoch == 0:
         raise _too_few(split.name, plan)
@@ -128,8 +127,9 @@ def _use_dali(backend: Backend, device: torch.device) -> bool:
     return backend == "dali" or (backend == "auto" and installed and device.type == "cuda")
 
 
-def _classes(labels: np.ndarray, by: BalanceBy) -> np.ndarray:
-    return np.array(DX_IS_MALIGNANT)[labels] if by == "binary" else labels
+def _classes(samples: Samples, by: BalanceBy) -> np.ndarray:
+    labels = samples.labels
+    return samples.taxonomy.is_malignant[labels] if by == "binary" else labels
 
 
 def _too_few(name: str, plan: EpochPlan) -> DataError:

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from pipeline.figures import Tile, contact_sheet, save
 from pipeline.files import require_writable
-from pipeline.ham10000.taxonomy import DX
 from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.flags import PreviewFlags
 from pipeline.loading.loader import loader_of
@@ -93,11 +92,12 @@ def collect(samples: Samples, chosen: tuple[int, ...], flags: PreviewFlags) -> l
     if mix.active:
         train_loader = MixingLoader(train_loader, mix)
     originals = next(_loader(samples, chosen, flags, phase="eval").epoch(0))
-    diagnoses = [DX[label] for label in originals.labels.tolist()]
+    classes = samples.taxonomy.classes
+    diagnoses = [classes[label] for label in originals.labels.tolist()]
     columns = [_tiles(originals, list(zip(diagnoses, originals.image_ids, strict=True)))]
     for epoch in tqdm(range(flags.versions), desc="augmenting", disable=None, leave=False):
         batch = next(train_loader.epoch(epoch))
-        columns.append(_tiles(batch, _mixed_labels(batch)))
+        columns.append(_tiles(batch, _mixed_labels(batch, classes)))
     return [[column[image_id] for column in columns] for image_id in originals.image_ids]
 
 
@@ -124,9 +124,9 @@ def _tiles(batch: Batch, lines: Sequence[tuple[str, ...]]) -> dict[str, Tile]:
     return dict(zip(batch.image_ids, tiles, strict=True))
 
 
-def _mixed_labels(batch: Batch) -> list[tuple[str, ...]]:
+def _mixed_labels(batch: Batch, classes: Sequence[str]) -> list[tuple[str, ...]]:
     """Return what was mixed in each image, as ("0.63 nv", "+ 0.37 mel"); () where nothing was."""
     if batch.labels_b is None or batch.lam is None:
         return [()] * len(batch)
     labels = zip(batch.labels.tolist(), batch.labels_b.tolist(), batch.lam.tolist(), strict=True)
-    return [(f"{lam:.2f} {DX[a]}", f"+ {1 - lam:.2f} {DX[b]}") for a, b, lam in labels]
+    return [(f"{lam:.2f} {classes[a]}", f"+ {1 - lam:.2f} {classes[b]}") for a, b, lam in labels]

@@ -18,7 +18,6 @@ import numpy as np
 import simplejpeg
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX
 from pipeline.shards.dataset import Split
 
 OPEN_SHARDS = 64
@@ -37,8 +36,10 @@ class Samples:
         tars = split.tars
         self.shard_of: np.ndarray = np.asarray(where.shard)
         """``[n] int``, number of the shard of each sample."""
-        self.labels: np.ndarray = np.array([DX.index(dx) for dx in split.samples["dx"]], np.int64)
-        """``[n] int64``, indexes into ``taxonomy.DX``."""
+        self.taxonomy = split.taxonomy
+        """The classes."""
+        self.labels: np.ndarray = split.taxonomy.index(split.samples["dx"])
+        """``[n] int64``, indexes into ``taxonomy.classes``."""
         self.image_ids: list[str] = [str(each) for each in split.samples["image_id"]]
         """Image id of each sample."""
         self._tars, self._offset, self._size = tars, where.offset, where.size

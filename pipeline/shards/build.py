@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.source import open_source
+from pipeline.ham10000.taxonomy import load
 from pipeline.shards.flags import BuildFlags
 from pipeline.shards.manifest import SPLITS, Manifest
 from pipeline.shards.origin.own_split import in_words
@@ -44,7 +45,8 @@ def build_shards(
         local = flags.engine == "local"
         engine = run_here(flags.workers) if local else run_on_ray(flags.address)
     folder = mirrored(flags.source, progress=progress).absolute()
-    source = open_source(folder, image_types=flags.image_type, on_bad_image=flags.on_bad_image)
+    how = {"image_types": flags.image_type, "on_bad_image": flags.on_bad_image}
+    source = open_source(folder, load(flags.taxonomy), **how)
     plan = make_plan(source, flags)
     for note in [*plan.source.notes, *plan_notes(plan)]:
         print(f"note: {note}", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.files import sha256_of
+from pipeline.ham10000.taxonomy import Taxonomy, described
 from pipeline.shards.format import read_index
 from pipeline.shards.manifest import SPLITS, TABLE_NAME, Manifest, ShardEntry, load_manifest
 from pipeline.shards.tables import read_samples
@@ -46,6 +47,8 @@ class Split:
     """Its shards, in packing order."""
     samples: pd.DataFrame
     """One row a sample in packing order, RangeIndex; columns as in samples.csv."""
+    taxonomy: Taxonomy
+    """The classes of dx."""
 
     @property
     def tars(self) -> tuple[Path, ...]:
@@ -91,6 +94,11 @@ class ShardSet:
     samples: pd.DataFrame
     """samples.csv: all splits, in packing order."""
 
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Return the classes of dx."""
+        return described(self.manifest.taxonomy)
+
     def split(self, name: str, fold: int | None = None) -> Split:
         """Return a split; with ``fold`` of a cross-validation, val is that fold, train the others.
 
@@ -106,7 +114,7 @@ class ShardSet:
             )
         shards = [entry.path for entry in entries]
         samples = self.samples[self.samples["shard"].isin(shards)].reset_index(drop=True)
-        return Split(name, self.root, entries, samples.assign(split=name))
+        return Split(name, self.root, entries, samples.assign(split=name), self.taxonomy)
 
     def _entries(self, name: str, fold: int | None) -> tuple[ShardEntry, ...]:
         folds = int(self.manifest.split["folds"])

@@ -80,6 +80,9 @@ class BuildFlags:
     """First part of the file names. Default: the kind of source, as ham10000."""
     samples_per_shard: int = 250
     """Most samples of one shard."""
+    taxonomy: str = "ham10000"
+    """Classes of the diagnoses: ham10000, isic2019, pad-ufes-20, milk10k, or an own TOML file
+    (docs/data.md has its keys)."""
     image_type: tuple[ImageType, ...] = ()
     """Kinds of photographs to pack where the table names them (as the ISIC Archive's does; tbp:
     crops of total body photographs). Default: dermoscopic, or all where none is."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.errors import DataError
 from pipeline.files import sha256
-from pipeline.ham10000.taxonomy import DX, MALIGNANT
+from pipeline.ham10000.taxonomy import HAM10000
 
 FORMAT_VERSION = 1
 """Raised whenever older readers would misread newer shards."""
@@ -59,8 +59,8 @@ class Manifest:
     name: str
     """First part of every shard's file name."""
     labels: str
-    """``dx``: ``.cls`` is the diagnosis; ``binary``: only benign (packed as nv) or malignant
-    (packed as mel) is known."""
+    """``dx``: ``.cls`` is the diagnosis; ``binary``: only benign or malignant is known, and a class
+    (``Taxonomy.stand_in``: nv, mel) stands for it."""
     source: dict[str, Any]
     """Kind of source, and digests of its metadata, of its image files, and of their listing."""
     split: dict[str, Any]
@@ -73,10 +73,8 @@ class Manifest:
     """sha256 by name of the tables beside the manifest."""
     shards: tuple[ShardEntry, ...]
     """Shards in packing order: train, val, test."""
-    taxonomy: dict[str, list[str]] = dataclasses.field(
-        default_factory=lambda: {"dx": list(DX), "malignant": list(MALIGNANT)}
-    )
-    """The diagnoses by index, and which are malignant."""
+    taxonomy: dict[str, Any] = dataclasses.field(default_factory=HAM10000.describe)
+    """The classes by index, which are malignant, and what else ``Taxonomy.describe`` returned."""
     format_version: int = FORMAT_VERSION
     """Version of the shard format."""
 

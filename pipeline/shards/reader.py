@@ -34,8 +34,8 @@ def as_webdataset(
     """Return the samples of a split as a ``webdataset.WebDataset``.
 
     A sample is a dict: ``image`` ([H, W, 3] uint8 RGB), ``label`` (index of the diagnosis in
-    ``taxonomy.DX``; int64 when batched), ``image_id`` and ``metadata`` (``metadata.COLUMNS`` by
-    name; a missing age is None).
+    the manifest's taxonomy; int64 when batched), ``image_id`` and ``metadata``
+    (``metadata.COLUMNS`` by name; a missing age is None).
 
     Args:
         root: folder of finished shards.

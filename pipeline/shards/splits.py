@@ -21,7 +21,6 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.ham10000.tables import read_table, require_columns
-from pipeline.ham10000.taxonomy import DX
 
 PAIR_COLUMNS: tuple[str, ...] = ("image_id_a", "image_id_b", "score")
 """Columns of a table of duplicates; further ones are ignored."""
@@ -123,9 +122,9 @@ def _deal_order(table: pd.DataFrame, units: pd.Series, seed: int) -> list[tuple[
     for unit, dx in zip(units, table["dx"], strict=True):
         members.setdefault(unit, []).append(dx)
 
-    def rank(unit: str) -> tuple[int, bool, int, bytes]:
+    def rank(unit: str) -> tuple[str, bool, int, bytes]:
         size = len(members[unit])
-        main_dx = DX.index(max(DX, key=members[unit].count))  # the first one in a tie
+        main_dx = max(sorted(set(members[unit])), key=members[unit].count)  # the first in a tie
         return main_dx, size > 1, -size, shuffle_key(seed, "split", unit)
 
     return [(unit, len(members[unit])) for unit in sorted(members, key=rank)]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from pipeline.figures import blank, save
 from pipeline.files import require_writable
 from pipeline.ham10000.metadata import AGE_BANDS, age_band
-from pipeline.ham10000.taxonomy import DX, DX_NAMES, SEXES
+from pipeline.ham10000.taxonomy import SEXES, Taxonomy
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.flags import StatsFlags
 from pipeline.shards.manifest import SPLITS
@@ -27,19 +27,19 @@ def run(flags: StatsFlags) -> None:
     shards = open_shards(flags.root)
     out = flags.out or flags.root / "stats.png"
     require_writable(out, "--out", file=True)
-    tables = tabulate(shards.samples)
+    tables = tabulate(shards.samples, shards.taxonomy)
     for title, table in tables.items():
         print(f"\n{title}\n{table.to_string()}")
-    draw(tables, out)
+    draw(tables, out, shards.taxonomy)
     print(f"\nmanifest sha256 {shards.manifest_sha256}\ndrawn in {out}")
 
 
-def tabulate(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def tabulate(samples: pd.DataFrame, taxonomy: Taxonomy) -> dict[str, pd.DataFrame]:
     """Return counts by title: one row a value, one column a split (with folds, a fold)."""
     part = pd.Series(part_of(samples), index=samples.index)
     ages = pd.Series(age_band(samples["age"].to_numpy()), index=samples.index)
     columns = {
-        "diagnosis": (samples["dx"], DX),
+        "diagnosis": (samples["dx"], taxonomy.classes),
         "sex": (samples["sex"], SEXES),
         "age": (ages, AGE_BANDS),
         "site": (samples["localization"], sorted(set(samples["localization"]))),
@@ -60,7 +60,7 @@ def tabulate(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def draw(tables: dict[str, pd.DataFrame], out: Path) -> None:
+def draw(tables: dict[str, pd.DataFrame], out: Path, taxonomy: Taxonomy) -> None:
     """Draw each table as shares within its split, one picture.
 
     Raises:
@@ -69,20 +69,20 @@ def draw(tables: dict[str, pd.DataFrame], out: Path) -> None:
     shown = {title: table for title, table in tables.items() if title != TOTALS}
     figure, row = blank(24, 8, len(shown))
     for axes, (title, table) in zip(row, shown.items(), strict=True):
-        _bars(axes, title, table)
+        names = taxonomy.names if title == "diagnosis" else {}
+        _bars(axes, title, table, [names.get(row, row) for row in map(str, table.index)])
     row[0].legend(loc="lower right")
     figure.suptitle("Share of each split's images; the numbers are images")
     save(figure, out)
 
 
-def _bars(axes: Axes, title: str, table: pd.DataFrame) -> None:
+def _bars(axes: Axes, title: str, table: pd.DataFrame, names: list[str]) -> None:
     shares = table / table.sum()
     width = 0.8 / len(table.columns)
     for number, split in enumerate(table.columns):
         places = np.arange(len(table)) + (number - (len(table.columns) - 1) / 2) * width
         bars = axes.barh(places, shares[split], height=width, label=str(split))
         axes.bar_label(bars, [f" {count:,}" for count in table[split]], fontsize=7)
-    names = [DX_NAMES[name] if title == "diagnosis" else name for name in map(str, table.index)]
     axes.set_yticks(range(len(table)), names, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.12)

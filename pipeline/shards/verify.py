@@ -18,7 +18,7 @@ from pipeline.errors import DataError
 from pipeline.files import sha256_of
 from pipeline.folders import is_clutter
 from pipeline.ham10000.known_duplicates import OFFICIAL_TEST_PAIRS, SAME_LESION_PAIRS
-from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+from pipeline.ham10000.taxonomy import described
 from pipeline.shards.dataset import cheap_problems
 from pipeline.shards.flags import VerifyFlags
 from pipeline.shards.format import read_index, read_tar, write_tar
@@ -143,17 +143,16 @@ def _table_problems(manifest: Manifest, table: pd.DataFrame) -> Iterator[str]:
     """Yield where the table contradicts itself or the manifest."""
     if len(set(table["image_id"])) != len(table):
         yield f"{TABLE_NAME} names an image twice"
-    if not set(table["dx"]) <= set(DX):
-        yield f"{TABLE_NAME} has a dx that is not one of {', '.join(DX)}"
-    elif any(
-        DX_IS_MALIGNANT[DX.index(dx)] != label
-        for dx, label in zip(table["dx"], table["label"], strict=True)
-    ):
+    taxonomy = described(manifest.taxonomy)
+    if not set(table["dx"]) <= set(taxonomy.classes):
+        yield f"{TABLE_NAME} has a dx that is not one of {', '.join(taxonomy.classes)}"
+    elif list(table["dx"].isin(taxonomy.malignant)) != list(table["label"]):
         yield f"{TABLE_NAME} has a label that contradicts its dx"
     for entry in manifest.shards:
         rows = table[table["shard"] == entry.path]
-        counts = Counter(rows["dx"])
-        if len(rows) != entry.samples or {dx: counts[dx] for dx in DX} != entry.class_counts:
+        found = Counter(rows["dx"])
+        counts = {dx: found[dx] for dx in taxonomy.classes}
+        if len(rows) != entry.samples or counts != entry.class_counts:
             yield f"{TABLE_NAME} and the manifest count the samples of {entry.path} differently"
         if set(rows["split"]) != {entry.split}:
             yield f"{TABLE_NAME} and the manifest give {entry.path} different splits"
@@ -168,6 +167,7 @@ def _shard_problems(
     """Yield what is wrong with each shard that is there."""
     total = sum(entry.bytes for entry in manifest.shards)
     hidden = quick or not progress
+    classes = described(manifest.taxonomy).classes
     rows_of = {str(path): rows for path, rows in table.groupby("shard", sort=False)}
     with tqdm(total=total, unit="B", unit_scale=True, desc="verifying", disable=hidden) as bar:
         for entry in manifest.shards:
@@ -175,7 +175,7 @@ def _shard_problems(
             if (root / entry.path).is_file() and (root / entry.index_path).is_file():
                 yield from _index_problems(root, entry, rows)
                 if not quick:
-                    yield from _byte_problems(root, entry, rows)
+                    yield from _byte_problems(root, entry, rows, classes)
             bar.update(entry.bytes)
 
 
@@ -193,7 +193,9 @@ def _index_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterat
         yield f"{path} points beyond the end of its tar"
 
 
-def _byte_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterator[str]:
+def _byte_problems(
+    root: Path, entry: ShardEntry, rows: pd.DataFrame, classes: Sequence[str]
+) -> Iterator[str]:
     """Yield how a tar differs from the manifest, from its index and from the table."""
     path, index = root / entry.path, root / entry.index_path
     if sha256_of(path) != entry.sha256:
@@ -207,9 +209,9 @@ def _byte_problems(root: Path, entry: ShardEntry, rows: pd.DataFrame) -> Iterato
         yield f"{index} disagrees with its tar"
         return
     for sample, row in zip(samples, metadata_rows(rows), strict=False):
-        if row["dx"] not in DX:  # reported by _table_problems
+        if row["dx"] not in classes:  # reported by _table_problems
             continue
-        expected = tar_sample(row, sample.jpg)
+        expected = tar_sample(row, sample.jpg, classes)
         if sample.cls != expected.cls:
             yield f"{path}: the class of {row['image_id']} is not that of {TABLE_NAME}"
         if sample.json != expected.json:

@@ -13,10 +13,9 @@ import torch
 
 from pipeline import figures
 from pipeline.errors import DataError, warn
-from pipeline.ham10000.taxonomy import DX
 from pipeline.learning.decision import Decision, decide
 from pipeline.learning.inference import Predictions
-from pipeline.learning.probability import malignant_probability, task_targets
+from pipeline.learning.probability import malignant_probability
 from pipeline.tracking.views import Pictures, epoch_views
 from pipeline.training import checkpoints, history
 from pipeline.training.pace import Diverged, advice, gpu_memory
@@ -51,7 +50,7 @@ class EpochEnd:
     @property
     def dx_index(self) -> np.ndarray:
         """Index of each diagnosis in the taxonomy, int [N]."""
-        return self.val["dx"].map(DX.index).to_numpy()
+        return self.run.outputs.taxonomy.index(self.val["dx"])
 
     def close(self, predictions: Predictions) -> None:
         """Turn an epoch into a row, perhaps the best model, and a checkpoint; a collective."""
@@ -61,8 +60,8 @@ class EpochEnd:
         decision = self.decide(logits)
         progress.threshold = decision.threshold
         progress.temperature, progress.bias = decision.temperature, decision.bias
-        task = run.flags.model.task
-        probability = malignant_probability(logits, task, decision.temperature, decision.bias)
+        fitted = (decision.temperature, decision.bias)
+        probability = malignant_probability(logits, run.outputs, *fitted)
         row = self.row(logits, probability)
         auc = row["val_roc_auc"]
         if optimisation.schedule == "plateau":
@@ -107,18 +106,18 @@ class EpochEnd:
         return decide(
             logits,
             self.label,
-            task=flags.model.task,
+            outputs=self.run.outputs,
             calibrate=flags.decision.calibrate,
             target_sensitivity=flags.decision.target_sensitivity,
         )
 
     def row(self, logits: np.ndarray, probability: np.ndarray) -> history.Row:
         """Return the epoch's line of history.csv; a collective."""
-        run, progress, task = self.run, self.run.state.progress, self.run.flags.model.task
+        run, progress, outputs = self.run, self.run.state.progress, self.run.outputs
         sums: Any = run.accelerator.reduce(run.state.sums.clone())
         loss, weight, right, seen = sums.tolist()
         # copied, as pandas' own array is read-only
-        target = torch.tensor(task_targets(self.dx_index, task), device=run.accelerator.device)
+        target = torch.tensor(outputs.targets(self.dx_index), device=run.accelerator.device)
         answers = torch.from_numpy(logits).to(run.accelerator.device)
         weighted = run.criterion.weighted(answers, target, None, None).sum()
         val_loss = weighted / run.criterion.weight(target, None, None).sum()
@@ -130,7 +129,7 @@ class EpochEnd:
             "train_loss": loss / weight,
             "train_accuracy": right / seen,
             "val_loss": val_loss.item(),
-            **history.validation_metrics(logits, self.dx_index, task),
+            **history.validation_metrics(logits, self.dx_index, outputs),
             **history.decided_metrics(probability, self.label, progress.threshold),
         }
 

@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX
 from pipeline.learning.decision import Decision
 from pipeline.learning.flags import Tta
 from pipeline.learning.inference import Predictions, predict_logits
-from pipeline.learning.probability import CLASSES, task_targets
 from pipeline.learning.refit import fit_layer, resampled, set_layer, without_head
 from pipeline.learning.stored_model import ModelCard, load_stored, stored_files
 from pipeline.loading.batch import Loader
@@ -80,7 +78,7 @@ def fit(
     found = predict(run, model, loader, f"validating, --tta {tta}", tta)
     logits = epoch_end.in_order(found)
     decision = epoch_end.decide(logits)
-    metrics = validation_metrics(logits, epoch_end.dx_index, run.flags.model.task)
+    metrics = validation_metrics(logits, epoch_end.dx_index, run.outputs)
     run.say(
         f"final validation ROC-AUC {metrics['val_roc_auc']:.4f} with --tta {tta}, "
         f"threshold {decision.threshold:.4f}"
@@ -90,15 +88,15 @@ def fit(
 
 def refit(run: Run, model: nn.Module, loader: Loader, train: pd.DataFrame) -> None:
     """Fit the last layer again on resampled features of the train split, without augmentation."""
-    how, task = run.flags.imbalance.refit_head, run.flags.model.task
+    how, outputs = run.flags.imbalance.refit_head, run.outputs
     run.say(f"fitting the last layer again, --refit-head {how}")
     found = predict(run, without_head(model), loader, "features", "none")
     layer = None
     if run.accelerator.is_main_process:
-        dx_of = train.set_index("image_id")["dx"].map(DX.index)
-        target = task_targets(dx_of.loc[list(found.image_ids)].to_numpy(), task)
+        dx = train.set_index("image_id")["dx"].loc[list(found.image_ids)]
+        target = outputs.targets(outputs.taxonomy.index(dx))
         balanced = resampled(found.logits, target, how, run.flags.run.seed)
-        layer = fit_layer(*balanced, outputs=len(CLASSES[task]))
+        layer = fit_layer(*balanced, outputs=len(outputs.names))
     layer = from_main(layer, run.accelerator)
     assert layer is not None
     set_layer(model, *layer)

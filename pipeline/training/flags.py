@@ -88,8 +88,8 @@ class ModelFlags:
     """Where the weights start: imagenet, none (from scratch), or the path of a file that a trainer
     wrote (safetensors or torch), or of a stored model's folder."""
     task: Task = "binary"
-    """binary (benign or malignant) or dx (the seven diagnoses; the malignant probability is then
-    the sum over mel, bcc and akiec)."""
+    """binary (benign or malignant) or dx (the classes of the shards' taxonomy; the malignant
+    probability is then the sum over the malignant ones)."""
 
     def __post_init__(self) -> None:
         """Refuse arguments that are not NAME=VALUE."""

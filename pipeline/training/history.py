@@ -14,8 +14,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 
 from pipeline import figures
 from pipeline.files import write_file
-from pipeline.learning.flags import Task
-from pipeline.learning.probability import malignant_probability, task_targets
+from pipeline.learning.probability import Outputs, malignant_probability
 
 Row = dict[str, Any]
 """One line of a table, by column."""
@@ -27,16 +26,18 @@ LIKE = {
 """What the accuracy in training can be compared with: that of the same classes, by their name."""
 
 
-def validation_metrics(logits: np.ndarray, dx_index: np.ndarray, task: Task) -> dict[str, float]:
+def validation_metrics(
+    logits: np.ndarray, dx_index: np.ndarray, outputs: Outputs
+) -> dict[str, float]:
     """Return the metrics of one validation, at a probability of 0.5 where one is needed.
 
     Args:
         logits: float [N, K].
         dx_index: int [N], index of each diagnosis in the taxonomy.
-        task: "dx" adds the metrics of the seven classes.
+        outputs: what the logits stand for; task "dx" adds the metrics of its classes.
     """
-    malignant = task_targets(dx_index, "binary")
-    probability = malignant_probability(logits, task)
+    malignant = outputs.taxonomy.is_malignant[dx_index]
+    probability = malignant_probability(logits, outputs)
     called = probability >= 0.5
     values = {
         "val_accuracy": float((called == malignant).mean()),
@@ -44,7 +45,7 @@ def validation_metrics(logits: np.ndarray, dx_index: np.ndarray, task: Task) -> 
         "val_roc_auc": float(roc_auc_score(malignant, probability)),
         "val_pr_auc": float(average_precision_score(malignant, probability)),
     }
-    if task == "dx":
+    if outputs.task == "dx":
         called_dx = logits.argmax(1)
         values["val_dx_accuracy"] = float((called_dx == dx_index).mean())
         values["val_dx_balanced_accuracy"] = float(balanced_accuracy_score(dx_index, called_dx))

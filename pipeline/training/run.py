@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pipeline.files import reach
 from pipeline.learning.losses import Loss
 from pipeline.learning.optimizers import FrozenBackbone
+from pipeline.learning.probability import Outputs
 from pipeline.learning.stored_model import ModelCard, stored_files
 from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.order import cuts
@@ -53,8 +54,10 @@ class Run:
     state: TrainingState
     criterion: Loss
     frozen: FrozenBackbone
+    outputs: Outputs
+    """What the logits stand for."""
     target_of_dx: Tensor
-    """int64 [7] on the device: the task's class of each diagnosis."""
+    """int64 on the device: the output of each class of the taxonomy."""
     stored: StoredFacts
     journal: PointJournal
     interruption: Interruption

@@ -20,12 +20,12 @@ from torch import nn
 
 from pipeline.errors import DataError
 from pipeline.files import write_file
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import Taxonomy
 from pipeline.learning.flags import keyword_arguments
 from pipeline.learning.losses import Loss
 from pipeline.learning.model import build_model
 from pipeline.learning.optimizers import FrozenBackbone, MovingAverage, make_optimizer
-from pipeline.learning.probability import CLASSES, task_targets
+from pipeline.learning.probability import Outputs
 from pipeline.learning.stored_model import ModelCard
 from pipeline.machine import git_revision, hardware, versions
 from pipeline.tracking.journal import PointJournal
@@ -45,6 +45,7 @@ def set_up(
     *,
     train: pd.DataFrame,
     val: pd.DataFrame,
+    taxonomy: Taxonomy,
     manifest: Path,
     manifest_sha256: str,
     threads: int,
@@ -57,6 +58,7 @@ def set_up(
         accelerator: of this process.
         train: samples of the train split (image_id, lesion_id, group, dx, label, split).
         val: samples of the validation split.
+        taxonomy: the classes of dx.
         manifest: the shards' manifest.json.
         manifest_sha256: its digest.
         threads: CPU threads of this process.
@@ -64,22 +66,25 @@ def set_up(
     """
     interruption = Interruption()
     check_labels(val)
-    on_main, task = accelerator.is_main_process, flags.model.task
+    on_main, outputs = accelerator.is_main_process, Outputs(flags.model.task, taxonomy)
     processes = accelerator.num_processes
     saved = first_on_main(
         lambda: resume(flags, manifest_sha256=manifest_sha256, processes=processes), accelerator
     )
-    state = make_state(flags, accelerator, fresh=saved is None)
+    state = make_state(flags, accelerator, len(outputs.names), fresh=saved is None)
     if saved is not None:
         state.restore(saved, flags.run.seed)
     progress = state.progress
     progress.note_launch(processes, flags.data.batch_size)
     if on_main:
         progress.wandb_id = progress.wandb_id or run_id(flags.run.run_dir)
-    class_of_dx = task_targets(np.arange(len(DX)), task)
-    dx_index = train["dx"].map(DX.index).to_numpy()
-    counts = np.bincount(class_of_dx[dx_index], minlength=len(CLASSES[task]))
-    facts = facts_of_run(flags, accelerator, counts, threads) | {"manifest_sha256": manifest_sha256}
+    target_of_dx = outputs.targets(np.arange(len(taxonomy.classes)))
+    targets = outputs.targets(taxonomy.index(train["dx"]))
+    counts = np.bincount(targets, minlength=len(outputs.names))
+    facts = facts_of_run(flags, accelerator, threads) | {
+        "train_counts": dict(zip(outputs.names, counts.tolist(), strict=True)),
+        "manifest_sha256": manifest_sha256,
+    }
     if on_main:
         everything = {"flags": flags.flat(), **facts, "launches": progress.launches}
         write_file(flags.run.run_dir / "config.json", json.dumps(everything, indent=2) + "\n")
@@ -89,9 +94,10 @@ def set_up(
         state=state,
         criterion=make_loss(flags, counts, accelerator.device),
         frozen=FrozenBackbone(state.model, flags.optimisation.freeze_epochs),
-        target_of_dx=torch.from_numpy(class_of_dx).to(accelerator.device),
+        outputs=outputs,
+        target_of_dx=torch.from_numpy(target_of_dx).to(accelerator.device),
         stored=StoredFacts(
-            card=first_card(flags, manifest_sha256, facts["git_revision"]),
+            card=first_card(flags, outputs, manifest_sha256, facts["git_revision"]),
             samples=pd.concat([train, val], ignore_index=True),
             flags=flags.flat(),
         ),
@@ -136,10 +142,8 @@ def check_labels(val: pd.DataFrame) -> None:
         )
 
 
-def facts_of_run(
-    flags: TrainFlags, accelerator: Accelerator, counts: np.ndarray, threads: int
-) -> dict[str, Any]:
-    """Return what config.json holds beside the flags; ``counts``: train samples by class, [K]."""
+def facts_of_run(flags: TrainFlags, accelerator: Accelerator, threads: int) -> dict[str, Any]:
+    """Return what config.json holds beside the flags and what it says of the data."""
     return {
         "processes": accelerator.num_processes,
         "device": str(accelerator.device.type),
@@ -149,7 +153,6 @@ def facts_of_run(
         **hardware(),
         "git_revision": git_revision(),
         "tracked_group": flags.tracking.group or flags.run.run_dir.resolve().name,
-        "train_counts": dict(zip(CLASSES[flags.model.task], counts.tolist(), strict=True)),
     }
 
 
@@ -165,13 +168,16 @@ def make_loss(flags: TrainFlags, counts: np.ndarray, device: torch.device) -> Lo
     )
 
 
-def first_card(flags: TrainFlags, manifest_sha256: str, git_revision: str) -> ModelCard:
+def first_card(
+    flags: TrainFlags, outputs: Outputs, manifest_sha256: str, git_revision: str
+) -> ModelCard:
     """Return what is known of the model before it is trained."""
     return ModelCard(
         arch=flags.model.arch,
         arch_args=keyword_arguments(flags.model.arch_args),
-        task=flags.model.task,
-        classes=CLASSES[flags.model.task],
+        task=outputs.task,
+        classes=outputs.names,
+        taxonomy=outputs.taxonomy,
         image_size=flags.data.image_size,
         dropout=flags.regularisation.dropout,
         target_sensitivity=flags.decision.target_sensitivity,
@@ -181,24 +187,26 @@ def first_card(flags: TrainFlags, manifest_sha256: str, git_revision: str) -> Mo
     )
 
 
-def make_state(flags: TrainFlags, accelerator: Accelerator, *, fresh: bool) -> TrainingState:
+def make_state(
+    flags: TrainFlags, accelerator: Accelerator, outputs: int, *, fresh: bool
+) -> TrainingState:
     """Return network, average and optimizer, wrapped for this launch.
 
     Args:
         flags: of train.py.
         accelerator: of this process.
+        outputs: number of logits.
         fresh: whether ``--weights`` are needed; a resumed run has its own.
     """
     seed_all(flags.run.seed)
     weights = flags.model.weights if fresh else "none"
-    outputs, dropout = len(CLASSES[flags.model.task]), flags.regularisation.dropout
     synchronised = accelerator.device.type == "cuda" and accelerator.num_processes > 1
     with accelerator.main_process_first():  # the weights may have to be fetched, once
         model = build_model(
             flags.model.arch,
             outputs,
             weights=weights,
-            dropout=dropout,
+            dropout=flags.regularisation.dropout,
             report=print if accelerator.is_main_process else (lambda line: None),
             arch_args=keyword_arguments(flags.model.arch_args),
         )

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from pipeline.files import publish_folder
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.learning.model import build_model
-from pipeline.learning.probability import CLASSES
 from pipeline.learning.stored_model import ModelCard, stored_files
 from pipeline.owner import OWNER
 from pipeline.shards.dataset import open_shards
@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory, packed):
     card = ModelCard(
         arch="resnet18",
         task="dx",
-        classes=CLASSES["dx"],
+        classes=HAM10000.classes,
         image_size=64,
         threshold=0.4,
         temperature=1.5,

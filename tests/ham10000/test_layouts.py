@@ -4,6 +4,7 @@ import csv
 import io
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.layouts.image_table import DX_TYPES
-from pipeline.ham10000.layouts.labels import DIAGNOSES, to_dx
 from pipeline.ham10000.source import Source, open_source
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.shards.flags import SplitPolicy
 from pipeline.shards.plan import place
 
@@ -147,7 +148,7 @@ def test_every_diagnosis_of_the_official_package_is_mapped_as_its_words_say():
         found = [dx for word, dx in words.items() if word in each.value]
         expected = "" if each.value.endswith("Melanoma metastasis") or not found else found[0]
         if ":" in each.value:
-            assert to_dx(each.value) == expected, each.value
+            assert HAM10000.find(each.value) == expected, each.value
             counts[expected] += 1
     assert counts == {
         "akiec": 8,
@@ -160,13 +161,12 @@ def test_every_diagnosis_of_the_official_package_is_mapped_as_its_words_say():
         "": 292,
     }
     for each in fields.LegacyDxEnum:
-        assert to_dx(each.value) is not None, each.value
-    benign = {
-        each.value.split(":")[0] for each in fields.DiagnosisEnum if to_dx(each.value) == "nv"
-    }
-    assert benign == {"Benign"}
+        assert HAM10000.find(each.value) is not None, each.value
+    nevi = [each.value for each in fields.DiagnosisEnum if HAM10000.find(each.value) == "nv"]
+    assert {value.split(":")[0] for value in nevi} == {"Benign"}
     paths = {each.value.lower() for each in fields.DiagnosisEnum}
-    assert {name for name in DIAGNOSES if ":" in name} <= paths
+    words = [*HAM10000.none, *chain(*HAM10000.aliases.values())]
+    assert {name.lower() for name in words if ":" in name} <= paths
     kinds = {each.value.lower().partition(":")[0] for each in fields.ImageTypeEnum}
     assert kinds == {"dermoscopic", "clinical", "tbp tile", "rcm"}
     confirmed = {each.value for each in fields.DiagnosisConfirmTypeEnum}

@@ -9,6 +9,7 @@ from pipeline.ham10000.layouts.choice import choose_table
 from pipeline.ham10000.layouts.image_table import read_images
 from pipeline.ham10000.metadata import COLUMNS, age_band
 from pipeline.ham10000.source import open_source
+from pipeline.ham10000.taxonomy import HAM10000
 
 ROW = {
     "lesion_id": "HAM_1",
@@ -22,9 +23,9 @@ ROW = {
 
 
 def read_metadata(folder: Path):
-    choice = choose_table(folder)
+    choice = choose_table(folder, HAM10000)
     assert choice.table
-    return read_images(choice.table, required=choice.required).table
+    return read_images(choice.table, HAM10000, required=choice.required).table
 
 
 def write(folder: Path, rows: list[dict], *, name="HAM10000_metadata.csv", delimiter=",") -> Path:

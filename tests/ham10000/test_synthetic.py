@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import DataError
-from pipeline.ham10000.synthetic.dataset import class_counts, plan, synthesize
+from pipeline.ham10000.synthetic.dataset import class_counts, looks_of, plan, synthesize
+from pipeline.ham10000.taxonomy import HAM10000
 
 HAM_COLUMNS = ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"]
 
@@ -75,7 +76,7 @@ def test_some_values_are_missing_as_in_the_real_table(folder: Path) -> None:
 
 @pytest.mark.parametrize("images", [7, 60, 120, 600, 10015])
 def test_classes_have_ham10000s_proportions_and_none_is_empty(images: int) -> None:
-    counts = class_counts(images)
+    counts = class_counts(images, looks_of(HAM10000))
     assert sum(counts.values()) == images
     assert min(counts.values()) >= (6 if images >= 144 else 1)
     if images == 10015:

@@ -14,9 +14,9 @@ from pipeline import files
 from pipeline.errors import DataError
 from pipeline.evaluation.flags import PredictFlags
 from pipeline.files import publish_folder
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.judging.predict import predict as predict_images
 from pipeline.learning.model import build_model
-from pipeline.learning.probability import CLASSES
 from pipeline.learning.stored_model import ModelCard, stored_files
 from pipeline.shards.packing.encode import encode
 from pipeline.shards.packing.shard_plan import EncodeSettings
@@ -27,7 +27,7 @@ ARCH = "shufflenet_v2_x0_5"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
-    card = ModelCard(arch=ARCH, task="dx", classes=CLASSES["dx"], image_size=32)
+    card = ModelCard(arch=ARCH, task="dx", classes=HAM10000.classes, image_size=32)
     samples = pd.DataFrame(columns=["image_id", "lesion_id", "group", "split"])
     folder = tmp_path_factory.mktemp("run") / "best"
     publish_folder(folder, stored_files(build_model(ARCH, 7).state_dict(), card, samples))

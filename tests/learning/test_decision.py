@@ -8,10 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 
 from pipeline.errors import DataError
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.learning.decision import choose_threshold, decide, fit_calibration
-from pipeline.learning.probability import malignant_classes, malignant_probability
+from pipeline.learning.probability import Outputs, malignant_probability
 
 RNG = np.random.default_rng(0)
+BINARY = Outputs("binary", HAM10000)
 
 
 def scores(n=400):
@@ -50,21 +52,21 @@ def test_threshold_needs_both_classes():
 def test_temperature_undoes_a_known_overconfidence(factor):
     half = RNG.normal(size=20000) * 1.5
     true = np.stack([-half, half], axis=1) / 2
-    malignant = (RNG.random(20000) < malignant_probability(true, "binary")).astype(int)
-    temperature, bias = fit_calibration(true * factor, malignant, "binary")
+    malignant = (RNG.random(20000) < malignant_probability(true, BINARY)).astype(int)
+    temperature, bias = fit_calibration(true * factor, malignant, BINARY)
     assert temperature == pytest.approx(factor, rel=0.08) and bias == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.parametrize("shift", [-2.0, 0.7, 3.0])
 @pytest.mark.parametrize("task", ["binary", "dx"])
 def test_bias_undoes_the_shift_of_a_weighted_loss(task, shift):
-    rng = np.random.default_rng(int(10 * abs(shift)))
+    rng, outputs = np.random.default_rng(int(10 * abs(shift))), Outputs(task, HAM10000)
     logits = rng.normal(size=(20000, 2 if task == "binary" else 7)) * 1.5
-    malignant = (rng.random(20000) < malignant_probability(logits, task)).astype(int)
-    shifted = logits + shift * malignant_classes(task)
-    temperature, bias = fit_calibration(shifted, malignant, task)
+    malignant = (rng.random(20000) < malignant_probability(logits, outputs)).astype(int)
+    shifted = logits + shift * outputs.malignant
+    temperature, bias = fit_calibration(shifted, malignant, outputs)
     assert bias == pytest.approx(-shift, abs=0.15) and temperature == pytest.approx(1, rel=0.08)
-    calibrated = malignant_probability(shifted, task, temperature, bias)
+    calibrated = malignant_probability(shifted, outputs, temperature, bias)
     assert abs(calibrated.mean() - malignant.mean()) < 1e-3
 
 
@@ -73,7 +75,7 @@ def test_calibration_of_two_classes_is_platts_logistic_regression():
     odds = rng.normal(size=3000) * 2 + 1.5
     malignant = (rng.random(3000) < 1 / (1 + np.exp(2 - odds))).astype(int)
     logits = np.stack([np.zeros(3000), odds], axis=1)
-    temperature, bias = fit_calibration(logits, malignant, "binary")
+    temperature, bias = fit_calibration(logits, malignant, BINARY)
     theirs = LogisticRegression(C=1e9, tol=1e-10).fit(odds[:, None], malignant)
     assert 1 / temperature == pytest.approx(theirs.coef_.item(), rel=1e-3)
     assert bias == pytest.approx(theirs.intercept_.item(), abs=1e-3)
@@ -83,9 +85,9 @@ def test_calibration_of_two_classes_is_platts_logistic_regression():
 def test_calibration_of_a_model_that_makes_no_mistake_stays_finite(share):
     malignant = (np.arange(1000) < 1000 * share).astype(int)
     logits = np.stack([np.zeros(1000), 40.0 * (2 * malignant - 1)], axis=1)
-    temperature, bias = fit_calibration(logits, malignant, "binary")
+    temperature, bias = fit_calibration(logits, malignant, BINARY)
     assert 0.05 <= temperature <= 20 and -15 <= bias <= 15
-    p = malignant_probability(logits, "binary", temperature, bias)
+    p = malignant_probability(logits, BINARY, temperature, bias)
     assert np.isfinite(p).all() and p[malignant == 1].min() > 0.9 > 0.1 > p[malignant == 0].max()
 
 
@@ -93,12 +95,12 @@ def test_decision_is_made_on_calibrated_probabilities():
     _, malignant = scores()
     logits = np.stack([np.zeros(400), 8 * (RNG.normal(size=400) + malignant)], axis=1)
     plain, fitted = (
-        decide(logits, malignant, task="binary", calibrate=calibrate, target_sensitivity=0.9)
+        decide(logits, malignant, outputs=BINARY, calibrate=calibrate, target_sensitivity=0.9)
         for calibrate in (False, True)
     )
     assert plain.temperature == 1.0 and plain.bias == 0.0 and fitted.temperature > 2
     same = [
-        malignant_probability(logits, "binary", d.temperature, d.bias) >= d.threshold
+        malignant_probability(logits, BINARY, d.temperature, d.bias) >= d.threshold
         for d in (plain, fitted)
     ]
     assert (same[0] == same[1]).all()

@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
+from pipeline.ham10000.taxonomy import HAM10000, LABELS
 from pipeline.learning.export import export_onnx
 from pipeline.learning.model import build_model
-from pipeline.learning.probability import CLASSES, malignant_probability
+from pipeline.learning.probability import Outputs, malignant_probability
 from pipeline.learning.stored_model import ModelCard
 
 
 @pytest.fixture(scope="module", params=["binary", "dx"])
 def exported(request, tmp_path_factory):
     torch.manual_seed(0)
-    classes = CLASSES[request.param]
+    classes = Outputs(request.param, HAM10000).names
     model = build_model("resnet18", len(classes)).eval()
     card = ModelCard(
         arch="resnet18",
@@ -40,7 +41,7 @@ def test_onnx_gives_the_logits_and_calibrated_probability_at_any_batch_size(expo
     with torch.no_grad():
         expected = model(images).numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-4)
-    judged = malignant_probability(expected, card.task, card.temperature, card.bias)
+    judged = malignant_probability(expected, card.outputs, card.temperature, card.bias)
     np.testing.assert_allclose(prob, judged, atol=1e-5)
 
 
@@ -57,7 +58,7 @@ def test_the_file_is_valid_carries_its_card_and_its_check(exported):
 @pytest.mark.parametrize(("pixel", "tolerance"), [(float("nan"), 1e-3), (1.0, 0.0)])
 def test_a_file_that_differs_from_pytorch_is_not_written(tmp_path, pixel, tolerance):
     model = build_model("shufflenet_v2_x0_5", 2).eval()
-    card = ModelCard("shufflenet_v2_x0_5", "binary", CLASSES["binary"], image_size=32)
+    card = ModelCard("shufflenet_v2_x0_5", "binary", LABELS, image_size=32)
     images = torch.randn(2, 3, 32, 32) * pixel
     with pytest.raises(DataError, match="was not written"):
         export_onnx(tmp_path / "model.onnx", model, card, images, tolerance=tolerance)

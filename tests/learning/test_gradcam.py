@@ -3,8 +3,12 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.model import build_model
+from pipeline.learning.probability import Outputs
+
+BINARY = Outputs("binary", HAM10000)
 
 
 class BrightCorner(nn.Module):
@@ -24,7 +28,7 @@ def test_the_map_lies_where_the_evidence_is():
     images = torch.zeros(2, 3, 64, 64)
     images[0, :, :16, :16] = 1  # light in the upper left speaks for malignant
     images[1, :, 48:, 48:] = 1
-    heat = decision_heat(BrightCorner().eval(), images, [1, 1], "binary")
+    heat = decision_heat(BrightCorner().eval(), images, [1, 1], BINARY)
     assert heat.shape == (2, 64, 64)
     assert heat[0, 8, 8] == pytest.approx(1, abs=0.05)
     assert heat[1, 56, 56] == pytest.approx(1, abs=0.05)
@@ -35,14 +39,14 @@ def test_a_benign_decision_is_explained_by_what_speaks_for_benign():
     images = torch.zeros(1, 3, 64, 64)
     images[:, :, :16, :16] = -1  # darkness speaks for benign
     model = BrightCorner().eval()
-    assert decision_heat(model, images, [0], "binary")[0, 8, 8] == pytest.approx(1, abs=0.05)
+    assert decision_heat(model, images, [0], BINARY)[0, 8, 8] == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "vit_b_16"])
 def test_any_architecture_gets_a_finite_map_and_keeps_its_weights_ungraded(arch):
     model = build_model(arch, 2).eval()
     side = 224 if arch == "vit_b_16" else 96
-    heat = decision_heat(model, torch.randn(2, 3, side, side), [1, 0], "binary")
+    heat = decision_heat(model, torch.randn(2, 3, side, side), [1, 0], BINARY)
     assert heat.shape == (2, side, side)
     assert np.isfinite(heat).all()
     assert heat.min() >= 0

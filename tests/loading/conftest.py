@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import DX, HAM10000
 from pipeline.loading.batch import Loader
 from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import Split, open_shards
@@ -74,6 +74,6 @@ def split_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Split]:
                 ShardEntry(name, "train", None, len(some), sum(map(len, tar)), "", "", {})
             )
         table = pd.DataFrame({"image_id": names, "dx": classes})
-        return Split("train", root, tuple(entries), table)
+        return Split("train", root, tuple(entries), table, HAM10000)
 
     return make

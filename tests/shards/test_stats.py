@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import DX, HAM10000
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.flags import StatsFlags
 from pipeline.shards.stats import run, tabulate
@@ -12,7 +12,7 @@ from pipeline.shards.verify import verify
 
 def test_stats_count_what_the_table_says(shared_shards):
     samples = open_shards(shared_shards).samples
-    tables = tabulate(samples)
+    tables = tabulate(samples, HAM10000)
     for title, column in {"diagnosis": "dx", "sex": "sex", "site": "localization"}.items():
         for split, part in samples.groupby("split"):
             counts = part[column].value_counts().to_dict()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipeline.ham10000.taxonomy import DX, MALIGNANT
-from pipeline.learning.probability import malignant_probability
+from pipeline.ham10000.taxonomy import DX, HAM10000, MALIGNANT
+from pipeline.learning.probability import Outputs, malignant_probability
 from pipeline.training.history import draw_curves, validation_metrics
 
 RNG = np.random.default_rng(0)
@@ -14,12 +14,13 @@ RNG = np.random.default_rng(0)
 def test_metrics_of_both_tasks():
     dx_index = RNG.integers(0, 7, 300)
     logits = RNG.normal(size=(300, 7)) + 2 * np.eye(7)[dx_index]
-    found = validation_metrics(logits, dx_index, "dx")
+    found = validation_metrics(logits, dx_index, Outputs("dx", HAM10000))
     malignant = np.isin(np.array(DX)[dx_index], MALIGNANT)
-    expected = roc_auc_score(malignant, malignant_probability(logits, "dx"))
+    expected = roc_auc_score(malignant, malignant_probability(logits, Outputs("dx", HAM10000)))
     assert found["val_roc_auc"] == pytest.approx(expected)
     assert found["val_dx_accuracy"] == pytest.approx((logits.argmax(1) == dx_index).mean())
-    assert "val_dx_accuracy" not in validation_metrics(logits[:, :2], dx_index, "binary")
+    binary = Outputs("binary", HAM10000)
+    assert "val_dx_accuracy" not in validation_metrics(logits[:, :2], dx_index, binary)
 
 
 TIMING = [{"epoch": epoch, "images_per_second": 100.0} for epoch in (1, 2, 3)]

@@ -10,11 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.errors import DataError
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.learning.gradcam import decision_heat
 from pipeline.learning.model import build_model, head_of
+from pipeline.learning.probability import Outputs
 from pipeline.learning.stored_model import load_stored
 
 timm = pytest.importorskip("timm")
+
+BINARY = Outputs("binary", HAM10000)
 
 NETS = {
     "timm:test_resnet": ("drop_path_rate=0.1", "aa_layer=blurpool"),
@@ -70,7 +74,7 @@ def test_a_net_of_timm_is_built_with_its_arguments_and_explained():
         kinds = {type(module).__name__ for module in model.modules()}
         assert ("BlurPool2d" in kinds) is ("aa_layer" in given)
         assert head_of(model).weight.shape[0] == 2
-        heat = decision_heat(model, torch.randn(1, 3, 32, 32).repeat(2, 1, 1, 1), [1, 0], "binary")
+        heat = decision_heat(model, torch.randn(1, 3, 32, 32).repeat(2, 1, 1, 1), [1, 0], BINARY)
         assert heat.shape == (2, 32, 32)
         assert np.isfinite(heat).all()
         assert heat.max() <= 1

@@ -1,25 +1,26 @@
-"""Seven-class metrics, over many weightings at once like the binary ones.
+"""Metrics of the classes of a taxonomy, over many weightings at once like the binary ones.
 
-    values = dx_metrics(dx_index, dx_probabilities, weights)["balanced_accuracy_dx"]
+    values = dx_metrics(truth, probabilities, weights, classes)["balanced_accuracy_dx"]
 
 Balanced accuracy is the mean recall of the diagnoses present: the ISIC 2018 Task 3 metric.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.evaluation.metrics.binary import rank, ratio, roc_auc
-from pipeline.ham10000.taxonomy import DX
 
 
 def dx_metrics(
-    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
+    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, classes: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Return accuracy, balanced accuracy, and recall and one-against-rest AUC of each diagnosis.
 
-    ``truth`` is the dx index, [N] int 0-6; ``probabilities`` [N, 7] float64 0-1.
+    ``truth`` is the index of the class, [N] int; ``probabilities`` [N, K] float64 0-1.
     """
     right = probabilities.argmax(axis=1) == truth
-    member = truth == np.arange(len(DX))[:, None]
+    member = truth == np.arange(len(classes))[:, None]
     counts = member.astype(float) @ weights
     hits = (member & right).astype(float) @ weights
     recall = ratio(hits, counts, np.nan)
@@ -28,7 +29,7 @@ def dx_metrics(
         "accuracy_dx": ratio(hits.sum(axis=0), counts.sum(axis=0), np.nan),
         "balanced_accuracy_dx": np.nansum(recall, axis=0) / present,
     }
-    for k, dx in enumerate(DX):
+    for k, dx in enumerate(classes):
         ranked = rank(member[k].astype(float), probabilities[:, k], weights)
         values |= {f"recall_dx_{dx}": recall[k], f"roc_auc_dx_{dx}": roc_auc(ranked)}
     return values

@@ -12,12 +12,13 @@ from pipeline.evaluation.metrics.bootstrap import RESAMPLES, estimate
 from pipeline.evaluation.metrics.multiclass import confusion_matrix, dx_metrics
 from pipeline.evaluation.metrics.net_benefit import decision_curve, operating_point
 from pipeline.evaluation.metrics.subgroups import ERROR_FACTORS, PATIENT_FACTORS, banded, by_factor
-from pipeline.evaluation.predictions import DX_PROBABILITIES, check
-from pipeline.ham10000.taxonomy import DX, LABELS, MALIGNANT
+from pipeline.evaluation.predictions import check, judged_classes
+from pipeline.ham10000.taxonomy import HAM10000, LABELS, Taxonomy
 
 
 def summarise(
     frame: pd.DataFrame,
+    taxonomy: Taxonomy = HAM10000,
     *,
     threshold: float,
     temperature: float = 1.0,
@@ -27,18 +28,19 @@ def summarise(
 ) -> dict:
     """Return all metrics of a predictions table as plain JSON values; None where not defined.
 
-    ``threshold`` is the one that ``predicted`` was decided at and is applied to the lesion means;
-    ``temperature`` and ``bias`` of the calibration are only recorded.
+    Figures of the classes are over those of ``taxonomy`` that the table has probabilities of, and
+    the images of these. ``threshold`` is the one that ``predicted`` was decided at and is applied
+    to the lesion means; ``temperature`` and ``bias`` of the calibration are only recorded.
     """
-    check(frame)
+    check(frame, taxonomy)
     frame = banded(frame)
     label, prob = frame["label"].to_numpy(), frame["prob_malignant"].to_numpy()
     factors = list(dict.fromkeys((*PATIENT_FACTORS, *ERROR_FACTORS)))
     tables = by_factor(frame, factors, resamples=resamples, seed=seed)
-    figures = _headlines(frame, resamples, seed)
+    figures = _headlines(frame, taxonomy, resamples, seed)
     return {
         **figures,
-        "per_lesion": _headlines(per_lesion(frame, threshold), resamples, seed),
+        "per_lesion": _headlines(per_lesion(frame, taxonomy, threshold), taxonomy, resamples, seed),
         "threshold": float(threshold),
         "calibration": calibration_change(frame, temperature, bias),
         "decision_curve": decision_curve(label, prob),
@@ -52,48 +54,51 @@ def summarise(
         },
         "subgroups": {k: v for k, v in tables.items() if k in PATIENT_FACTORS},
         "errors": {k: tables[k] for k in ERROR_FACTORS if k in tables},
+        **({} if taxonomy == HAM10000 else {"taxonomy": taxonomy.describe()}),
     }
 
 
-def per_lesion(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
+def per_lesion(frame: pd.DataFrame, taxonomy: Taxonomy, threshold: float) -> pd.DataFrame:
     """Return one row per lesion: its images' mean probability, decided at the same threshold."""
-    columns = ["prob_malignant", *(c for c in DX_PROBABILITIES if c in frame.columns)]
+    columns = ["prob_malignant", *(f"prob_{dx}" for dx in judged_classes(frame, taxonomy))]
     how = dict.fromkeys(columns, "mean") | dict.fromkeys(("group", "dx", "label"), "first")
     lesions = pd.DataFrame(frame.groupby("lesion_id", sort=True).agg(how))
     lesions["predicted"] = (lesions["prob_malignant"].to_numpy() >= threshold).astype(int)
     return lesions.reset_index()
 
 
-def _headlines(frame: pd.DataFrame, resamples: int, seed: int) -> dict:
+def _headlines(frame: pd.DataFrame, taxonomy: Taxonomy, resamples: int, seed: int) -> dict:
     """Return the metrics of rows (images or lesions), ``ci95``, counts and confusion matrices."""
     columns = ("label", "prob_malignant", "predicted", "dx", "group")
     label, prob, predicted, dx, groups = (frame[name].to_numpy() for name in columns)
-    truth = np.array([DX.index(d) for d in dx])
-    seven = set(DX_PROBABILITIES) <= set(frame.columns)
-    scores = frame[list(DX_PROBABILITIES)].to_numpy() if seven else None
+    classes = judged_classes(frame, taxonomy)
+    rows = np.flatnonzero(np.isin(dx, classes))
+    truth = np.array([classes.index(each) for each in dx[rows]], dtype=int)
+    scores = frame[[f"prob_{name}" for name in classes]].to_numpy()[rows]
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
         values = binary_metrics(label, prob, predicted, weights)
-        for name in MALIGNANT:
+        for name in taxonomy.malignant:
             found, weight = predicted[dx == name], weights[dx == name]
             values[f"recall_{name}"] = ratio(found @ weight, weight.sum(axis=0), np.nan)
-        return values | (dx_metrics(truth, scores, weights) if scores is not None else {})
+        inside = weights if len(rows) == len(weights) else weights[rows]
+        return values | (dx_metrics(truth, scores, inside, classes) if len(rows) else {})
 
-    parts = shares(label, predicted) | {f"recall_{name}": dx == name for name in MALIGNANT}
-    if scores is not None:
-        parts |= {f"recall_dx_{name}": dx == name for name in DX} | {
-            "accuracy_dx": parts["accuracy"]
-        }
+    parts = shares(label, predicted)
+    parts |= {f"recall_{name}": dx == name for name in taxonomy.malignant}
+    if len(rows):
+        parts |= {f"recall_dx_{name}": dx == name for name in classes}
+        parts["accuracy_dx"] = np.isin(dx, classes)
     figures, bounds = estimate(statistic, groups, resamples=resamples, seed=seed, shares=parts)
     result = {"n": len(frame), "groups": len(set(groups)), "malignant": int(label.sum()), **figures}
     result["share_of"] = {name: int(inside.sum()) for name, inside in parts.items()}
     matrix = confusion_matrix(label, predicted, 2)
     result["confusion_matrix"] = matrix.tolist()
     result["per_class"] = per_class(matrix, LABELS)
-    if scores is not None:
-        matrix_dx = confusion_matrix(truth, scores.argmax(axis=1), len(DX))
+    if len(rows):
+        matrix_dx = confusion_matrix(truth, scores.argmax(axis=1), len(classes))
         result["confusion_matrix_dx"] = matrix_dx.tolist()
-        result["per_class_dx"] = per_class(matrix_dx, DX)
+        result["per_class_dx"] = per_class(matrix_dx, classes)
     return result | {"ci95": bounds}
 
 

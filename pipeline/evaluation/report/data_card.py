@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.evaluation.flags import JudgeFlags
+from pipeline.ham10000.taxonomy import Taxonomy, described
 from pipeline.machine import git_revision, versions
 
 
@@ -36,6 +37,8 @@ class DataCard:
     """Loader backend and device."""
     command: str
     """As typed."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """The shards' class for each of the model's that has one; {} for a binary model."""
     revision: str = field(default_factory=git_revision)
     """Git revision of the evaluating code; "" outside git."""
     versions: dict[str, str] = field(default_factory=versions)
@@ -45,6 +48,16 @@ class DataCard:
         """Return how many lesions, patients and pairs cross the shards' splits, where any do."""
         crossed = self.manifest["split"].get("crossing", {})
         return {what: len(names) for what, names in crossed.items() if names and what != "groups"}
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Return the classes of the shards."""
+        return described(self.manifest.get("taxonomy"))
+
+    @property
+    def other_classes(self) -> bool:
+        """Say whether the model answers in other classes than the shards have."""
+        return self.model["task"] == "dx" and {*self.classes} != {*self.taxonomy.classes}
 
     def provenance(self) -> dict[str, Any]:
         """Return the entry ``provenance`` of metrics.json."""
@@ -64,4 +77,5 @@ class DataCard:
             "edited": self.edited,
             "crossing": self.crossing(),
             "git_revision": self.revision,
+            **({"classes": self.classes} if self.other_classes else {}),
         }

@@ -15,9 +15,9 @@ from pipeline.evaluation.predictions import as_csv
 from pipeline.evaluation.report import group_plots, plots
 from pipeline.evaluation.report.cases import KINDS, Pair, gallery, tiles
 from pipeline.evaluation.report.data_card import DataCard
-from pipeline.evaluation.report.page import as_json, ci, template, write_files
+from pipeline.evaluation.report.page import as_json, ci, metric_names, template, write_files
 from pipeline.figures import contact_sheet, data_url, png, smaller_png
-from pipeline.ham10000.taxonomy import DX, LABELS
+from pipeline.ham10000.taxonomy import LABELS, Taxonomy
 
 
 def write_report(
@@ -33,11 +33,13 @@ def write_report(
     ``metrics`` are from ``summarise``, ``chosen`` from ``choose_cases``; ``pictures`` holds
     all chosen rows.
     """
-    drawn = {name: png(plot) for name, plot in draw_plots(frame, metrics).items()}
+    drawn = {name: png(plot) for name, plot in draw_plots(frame, metrics, card.taxonomy).items()}
     page = template("report.html.j2").render(
         metrics=metrics,
         origin=metrics["provenance"],
         card=card,
+        taxonomy=card.taxonomy,
+        names=metric_names(card.taxonomy),
         baselines=baselines(metrics),
         images={name: data_url(smaller_png(data), "png") for name, data in drawn.items()},
         galleries={
@@ -54,7 +56,7 @@ def write_report(
     write_files(out, {**files, "report.html": page, **tables})
 
 
-def draw_plots(frame: pd.DataFrame, metrics: dict) -> dict[str, Figure]:
+def draw_plots(frame: pd.DataFrame, metrics: dict, taxonomy: Taxonomy) -> dict[str, Figure]:
     """Return the plots by name."""
     figures = {
         "roc": plots.roc(frame, metrics),
@@ -62,12 +64,13 @@ def draw_plots(frame: pd.DataFrame, metrics: dict) -> dict[str, Figure]:
         "confusion_matrix": plots.confusion(metrics["confusion_matrix"], LABELS),
         "decision_curve": plots.decision_curve(metrics),
         "calibration": plots.calibration(frame, metrics),
-        "scores_by_dx": plots.scores_by_dx(frame, metrics),
+        "scores_by_dx": plots.scores_by_dx(frame, metrics, taxonomy),
         "subgroups": group_plots.forest(metrics),
         "error_rates": group_plots.error_rates(metrics),
     }
     if "confusion_matrix_dx" in metrics:
-        figures["confusion_matrix_dx"] = plots.confusion(metrics["confusion_matrix_dx"], DX)
+        matrix, classes = metrics["confusion_matrix_dx"], list(metrics["per_class_dx"])
+        figures["confusion_matrix_dx"] = plots.confusion(matrix, classes)
     return figures
 
 
@@ -140,6 +143,11 @@ def print_headlines(metrics: dict) -> None:
     if crossed := metrics["provenance"].get("crossing"):
         counts = ", ".join(f"{n} {what}" for what, n in crossed.items())
         print(f"LEAK: {counts} cross the splits (--allow-crossing); the figures are too good")
+    if "classes" in metrics["provenance"]:
+        shared = ", ".join(f"{a} as {b}" for a, b in metrics["provenance"]["classes"].items())
+        print(
+            f"other classes than the shards': judged at {shared or 'none'}; else benign/malignant"
+        )
     for name in ("roc_auc", "pr_auc", "sensitivity", "specificity", "accuracy"):
         print(f"{name:12s} {metrics[name]:.4f}  (95 %: {ci(metrics['ci95'][name], 4)})")
     print(f"{'':12s} {metrics['majority_accuracy']:.4f}  accuracy of always the commoner class")

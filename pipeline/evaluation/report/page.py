@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 
 from pipeline.files import forget, staged_folder, write_file, writing
-from pipeline.ham10000.taxonomy import DX_NAMES, MALIGNANT
+from pipeline.ham10000.taxonomy import Taxonomy
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -46,9 +46,15 @@ METRIC_NAMES = {
     "f1_benign": "F1, benign",
     "mcc": "Matthews correlation",
     "nll": "Negative log-likelihood",
-    **{f"recall_{dx}": f"Recall of {DX_NAMES[dx]} ({dx})" for dx in sorted(MALIGNANT)},
 }
 """Metrics that pages list, in the order of their table."""
+
+
+def metric_names(taxonomy: Taxonomy) -> dict[str, str]:
+    """Return METRIC_NAMES and the recall of each malignant class."""
+    malignant = {dx: taxonomy.names[dx] for dx in sorted(taxonomy.malignant)}
+    recalls = {f"recall_{dx}": f"Recall of {name} ({dx})" for dx, name in malignant.items()}
+    return METRIC_NAMES | recalls
 
 
 def template(name: str, *folders: Path) -> jinja2.Template:
@@ -65,8 +71,8 @@ def template(name: str, *folders: Path) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"figure": figure, "ci": ci, "thousands": "{:,}".format}
-    environment.globals |= {"names": METRIC_NAMES, "dx_names": DX_NAMES, "malignant": MALIGNANT}
-    environment.globals["today"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    environment.globals |= {"names": METRIC_NAMES, "today": today}
     return environment.get_template(name)
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pipeline.evaluation.metrics.calibration import reliability
 from pipeline.evaluation.report.page import ci, figure
 from pipeline.figures import BLUE, GREY, ORANGE, blank
-from pipeline.ham10000.taxonomy import DX, DX_NAMES, MALIGNANT
+from pipeline.ham10000.taxonomy import Taxonomy
 
 
 def with_interval(metrics: dict, name: str) -> str:
@@ -74,7 +74,8 @@ def precision_recall(frame: pd.DataFrame, metrics: dict) -> Figure:
 def confusion(matrix: list[list[int]], names: Sequence[str]) -> Figure:
     """Draw a confusion matrix: counts, and shares of each actual class."""
     binary = len(names) == 2
-    plot, (axes,) = blank(5, 5)
+    side = max(5, 0.55 * len(names))
+    plot, (axes,) = blank(side, side)
     counts = np.array(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.25)
@@ -144,18 +145,21 @@ def calibration(frame: pd.DataFrame, metrics: dict) -> Figure:
     return plot
 
 
-def scores_by_dx(frame: pd.DataFrame, metrics: dict) -> Figure:
+def scores_by_dx(frame: pd.DataFrame, metrics: dict, taxonomy: Taxonomy) -> Figure:
     """Draw a histogram of the probability for each diagnosis, malignant ones hatched."""
-    present = set(frame["dx"])
-    order = [dx for dx in (*MALIGNANT, *(dx for dx in DX if dx not in MALIGNANT)) if dx in present]
+    malignant, present = taxonomy.malignant, set(frame["dx"])
+    order = [*malignant, *(dx for dx in taxonomy.classes if dx not in malignant)]
+    order = [dx for dx in order if dx in present]
     styles = {True: ("malignant", ORANGE, "///"), False: ("benign", BLUE, None)}
     plot, axes = blank(5.4, 0.6 + 0.95 * len(order), rows=len(order), sharex=True)
     for ax, dx in zip(axes, order, strict=True):
         scores = frame.loc[frame["dx"] == dx, "prob_malignant"].to_numpy()
-        kind, colour, hatch = styles[dx in MALIGNANT]
+        kind, colour, hatch = styles[dx in malignant]
         ax.hist(scores, bins=40, range=(0, 1), color=colour, hatch=hatch, edgecolor="white", lw=0.3)
         ax.axvline(metrics["threshold"], color="black", ls=":", lw=1.2)
-        ax.set_title(f"{dx}: {DX_NAMES[dx]}, {kind}, n = {len(scores):,}", fontsize=9, loc="left")
+        ax.set_title(
+            f"{dx}: {taxonomy.names[dx]}, {kind}, n = {len(scores):,}", fontsize=9, loc="left"
+        )
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     axes[-1].set_xlabel(f"probability of malignant (dotted: threshold {metrics['threshold']:.3f})")

@@ -1,6 +1,6 @@
 """Which table of a folder describes its images, and which others add columns to it.
 
-    choice = choose_table(Path("isic2019"))
+    choice = choose_table(Path("isic2019"), HAM10000)
     choice.table, choice.beside          # the ground truth; [the metadata]
 
 A table is chosen by its columns, not by its name: it needs an image id and a diagnosis or label.
@@ -20,7 +20,7 @@ from pipeline.ham10000.layouts.image_table import our_columns
 from pipeline.ham10000.layouts.labels import has_labels
 from pipeline.ham10000.metadata import COLUMNS
 from pipeline.ham10000.tables import AS_UTF8, TABLE_ENDINGS, column_name, find_table, read_rows
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import Taxonomy
 
 WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
 """Endings of tables that are to be saved as CSV first."""
@@ -30,6 +30,8 @@ WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
 class Choice:
     """The tables of a folder."""
 
+    taxonomy: Taxonomy
+    """The classes that columns and diagnoses are looked for in."""
     table: Path | None = None
     """The one that describes the images, None where there is none."""
     kind: str = "images"
@@ -46,15 +48,16 @@ class Choice:
         names = sorted(path.name for path in source.iterdir())
         more = f", {len(names) - 8} more" if len(names) > 8 else ""
         found = "; ".join(self.others[:4]) or f"found {', '.join(names[:8]) or 'nothing'}{more}"
+        codes = ", ".join(self.taxonomy.classes)
         return (
             f"no metadata in {source}: {found}. Expected HAM10000_metadata.csv (or .tab, .tsv, "
             f".txt) as Dataverse gives it, a table of an ISIC challenge or of the ISIC Archive, "
-            f"images in one folder a class, or an own table with image_id and dx ({', '.join(DX)}) "
+            f"images in one folder a class, or an own table with image_id and dx ({codes}) "
             f"or label (0 = benign, 1 = malignant)"
         )
 
 
-def choose_table(source: Path, *, without: Path | None = None) -> Choice:
+def choose_table(source: Path, taxonomy: Taxonomy, *, without: Path | None = None) -> Choice:
     """Return which table of ``source`` describes the images; ``without`` is not looked at.
 
     Raises:
@@ -62,8 +65,8 @@ def choose_table(source: Path, *, without: Path | None = None) -> Choice:
     """
     ham = find_table(source, "HAM10000_metadata")
     if ham:
-        return Choice(ham, "ham10000", COLUMNS)
-    choice = Choice()
+        return Choice(taxonomy, ham, "ham10000", COLUMNS)
+    choice = Choice(taxonomy)
     for folders in ([source], sorted(path for path in source.iterdir() if path.is_dir())):
         paths = [path for folder in folders for path in _tables(folder) if path != without]
         kinds = {path: kind for path in paths if (kind := _kind(path, choice))}
@@ -99,7 +102,7 @@ def _kind(path: Path, choice: Choice) -> str:
         return ""
     columns = list(map(column_name, header))
     ids = [name for name, ours in our_columns(columns).items() if ours == "image_id"]
-    labelled = has_labels(columns)
+    labelled = has_labels(columns, choice.taxonomy)
     if not (ids and labelled):
         if ids:
             choice.beside.append(path)

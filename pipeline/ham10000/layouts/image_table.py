@@ -1,6 +1,6 @@
 """One table of images, whoever wrote it, as the common table of this project.
 
-    rows = read_images(Path("isic/metadata.csv"), image_types=("dermoscopic",))
+    rows = read_images(Path("isic/metadata.csv"), HAM10000, image_types=("dermoscopic",))
     rows.table, rows.left_out, rows.names
 
 HAM10000's own table, those of the ISIC challenges of 2018, 2019, 2020 and 2024, the ISIC Archive's
@@ -21,6 +21,7 @@ from pipeline.ham10000.layouts import labels
 from pipeline.ham10000.metadata import MISSING, check_metadata
 from pipeline.ham10000.names import key, without_extension
 from pipeline.ham10000.tables import read_table, refuse_rows, require_columns
+from pipeline.ham10000.taxonomy import Taxonomy
 
 ARCHIVE_TYPES = {"tbp tile": "tbp", "rcm": "confocal", "overview": "clinical"}
 """Our word by the archive's for a kind of photograph, before the colon."""
@@ -79,6 +80,7 @@ def our_columns(columns: Sequence[str]) -> dict[str, str]:
 
 def read_images(
     path: Path,
+    taxonomy: Taxonomy,
     *,
     image_types: Sequence[ImageType] = (),
     beside: Sequence[Path] = (),
@@ -88,6 +90,7 @@ def read_images(
 
     Args:
         path: table with an image id and a diagnosis or label.
+        taxonomy: the classes that its diagnoses are mapped to.
         image_types: kinds of photographs to keep, where the table names them. Default: dermoscopic
             ones, or all where none is.
         beside: tables that give further columns by image id.
@@ -96,17 +99,18 @@ def read_images(
     Raises:
         DataError: a missing column or an impossible value, or no image is left.
     """
-    raw, notes = _read(path), []
+    raw, notes = _read(path, taxonomy), []
     require_columns(raw, required, path)
     for other in beside:
-        raw, added = _join(raw, other)
+        raw, added = _join(raw, other, taxonomy)
         notes += added
-    return rows_of(raw, path, image_types=image_types, required=required, notes=notes)
+    return rows_of(raw, path, taxonomy, image_types=image_types, required=required, notes=notes)
 
 
 def rows_of(
     raw: pd.DataFrame,
     path: Path,
+    taxonomy: Taxonomy,
     *,
     image_types: Sequence[ImageType] = (),
     required: Sequence[str] = (),
@@ -118,8 +122,8 @@ def rows_of(
     names = pd.Series(raw["image_id"])
     refuse_rows(names == "", names, "image_id", "a value", path)
     ids = names.map(key)
-    read = labels.read_labels(raw, path)
-    reasons, counts = _reasons(raw, read.none, image_types, path)
+    read = labels.read_labels(raw, path, taxonomy)
+    reasons, counts = _reasons(raw, read.none, image_types, path, taxonomy)
     notes, packed = [*notes, *counts], reasons == ""
     if not packed.any():
         raise DataError(f"{path}: no image is left to pack: {'; '.join(notes)}")
@@ -132,7 +136,7 @@ def rows_of(
     table["file_name"] = names
     renamed = bool((ids != names.map(without_extension)).to_numpy().any())
     extra = [name for name in EXTRA if name in raw] + ["file_name"] * renamed
-    checked = check_metadata(pd.DataFrame(table[packed]), path, extra=extra)
+    checked = check_metadata(pd.DataFrame(table[packed]), path, taxonomy, extra=extra)
     if not {"lesion_id", "patient_id"} & set(raw.columns):
         notes.append(
             f"{path.name} names neither lesions nor patients: each image counts as a lesion of its "
@@ -144,11 +148,15 @@ def rows_of(
 
 
 def _reasons(
-    raw: pd.DataFrame, none: list[str], types: Sequence[ImageType], path: Path
+    raw: pd.DataFrame,
+    none: list[str],
+    types: Sequence[ImageType],
+    path: Path,
+    taxonomy: Taxonomy,
 ) -> tuple[pd.Series, list[str]]:
     """Return why each image is left out ("" where it is packed), and the counts in words."""
     word = pd.Series(none, index=raw.index, dtype=str)
-    why = {"diagnosis is none of the seven": word}
+    why = {f"diagnosis is none of {taxonomy.title}": word}
     if "image_type" in raw:
         kinds = pd.Series(raw["image_type"])
         family = kinds.str.lower().str.partition(":")[0].str.strip().replace(ARCHIVE_TYPES)
@@ -173,18 +181,18 @@ def counts_of(values: Iterable[str], most: int = 12) -> str:
     return ", ".join([f"{value} {count:,}" for value, count in counts[:most]] + more)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
     """Return the known columns of a table under our names, equal rows once."""
-    raw = read_table(path, wanted=KNOWN.__contains__)
+    raw = read_table(path, wanted=lambda name: name in KNOWN or taxonomy.find(name) is not None)
     single = raw.rename(columns=our_columns(list(raw.columns))).drop_duplicates()
     if len(single) < len(raw):
         warn(f"{path}: {len(raw) - len(single):,} rows stand there twice; each is read once")
     return single
 
 
-def _join(raw: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+def _join(raw: pd.DataFrame, path: Path, taxonomy: Taxonomy) -> tuple[pd.DataFrame, list[str]]:
     """Return ``raw`` with the columns that only the table at ``path`` has, and what they are."""
-    other = _read(path)
+    other = _read(path, taxonomy)
     new = [name for name in ALIASES if name in other and name not in raw]
     rows = other.loc[other["image_id"].isin(list(raw["image_id"])), ["image_id", *new]]
     rows = pd.DataFrame(rows.drop_duplicates())

@@ -1,15 +1,16 @@
 """A synthetic dataset in HAM10000's layout, learnable, for demonstrations and tests.
 
 ``synthesize`` writes ``HAM10000_images_part_1/``, ``HAM10000_images_part_2/`` and
-``HAM10000_metadata.csv``: seven classes in HAM10000's proportions, several photographs of some
-lesions, missing ages, unknown sexes and sites. ``plan`` draws the rows of the table, ``drawing``
-paints a lesion, ``camera`` photographs it.
+``HAM10000_metadata.csv``: the classes of a taxonomy, HAM10000's in its proportions, several
+photographs of some lesions, missing ages, unknown sexes and sites. ``plan`` draws the rows of the
+table, ``drawing`` paints a lesion, ``camera`` photographs it.
 
     python -m pipeline.ham10000 synthesize --out data/demo --images 600 --seed 0
 
 Equal seeds give equal bytes. Results on these images say nothing about real skin lesions.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pipeline.ham10000.flags import SynthesizeFlags
 from pipeline.ham10000.metadata import UNKNOWN
 from pipeline.ham10000.synthetic.camera import photograph
 from pipeline.ham10000.synthetic.drawing import paint_lesion
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import HAM10000, Taxonomy, load
 
 COUNTS: dict[str, int] = {
     "akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv": 6705, "vasc": 142,
@@ -69,12 +70,19 @@ FIRST_IMAGE = 24306
 def run(flags: SynthesizeFlags) -> None:
     """Run the command."""
     size = (flags.width, flags.height)
-    synthesize(flags.out, images=flags.images, seed=flags.seed, size=size, progress=True)
+    how = {"images": flags.images, "seed": flags.seed, "size": size}
+    synthesize(flags.out, load(flags.taxonomy), **how, progress=True)
     print(f"{flags.images} synthetic images in {flags.out}")
 
 
 def synthesize(
-    out: Path, *, images: int, seed: int, size: tuple[int, int] = (300, 225), progress: bool = False
+    out: Path,
+    taxonomy: Taxonomy = HAM10000,
+    *,
+    images: int,
+    seed: int,
+    size: tuple[int, int] = (300, 225),
+    progress: bool = False,
 ) -> None:
     """Write a synthetic dataset to the folder ``out``, which appears when it is complete.
 
@@ -83,13 +91,14 @@ def synthesize(
     Raises:
         DataError: too few or too small images, ``out`` is not empty or cannot be written.
     """
-    if images < len(DX):
-        raise DataError(f"{images} images: at least {len(DX)} are needed, one of each class")
+    classes = len(taxonomy.classes)
+    if images < classes:
+        raise DataError(f"{images} images: at least {classes} are needed, one of each class")
     if min(size) < 32:
         raise DataError(f"image size {size[0]}x{size[1]}: both sides must be 32 pixels or more")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty: delete it or choose another --out")
-    table = plan(images, seed)
+    table = plan(images, seed, taxonomy)
     with writing(out), staged_folder(out) as folder:
         for part in set(table["part"]):
             (folder / part).mkdir()
@@ -98,22 +107,26 @@ def synthesize(
         table[columns].to_csv(folder / "HAM10000_metadata.csv", index=False, lineterminator="\n")
 
 
-def plan(images: int, seed: int) -> pd.DataFrame:
-    """Return one row per image: the metadata columns, ``part`` (its folder) and ``lesion``.
+def plan(images: int, seed: int, taxonomy: Taxonomy = HAM10000) -> pd.DataFrame:
+    """Return one row per image: the metadata columns, ``look``, ``part`` (its folder), ``lesion``.
 
     Rows of one lesion are adjacent and differ in ``image_id`` and ``part`` only; ``lesion`` numbers
-    the lesions from 0.
+    the lesions from 0, and ``look`` is the class of HAM10000 that it is painted as.
     """
     rng = np.random.default_rng([seed, 0])
-    counts = class_counts(images)
-    sizes = [(dx, views) for dx in DX for views in _views(rng, counts[dx])]
+    looks = looks_of(taxonomy)
+    counts = class_counts(images, looks)
+    sizes = [(dx, views) for dx in looks for views in _views(rng, counts[dx])]
     ids = rng.choice(7_999_999, len(sizes), replace=False)
     few = max(1, round(MISSING * len(sizes)))
     columns = {"age": np.nan, "sex": UNKNOWN, "localization": UNKNOWN}
     missing = {column: rng.permutation(len(sizes))[:few] for column in columns}
     lesions = pd.DataFrame(
         [
-            {"lesion": lesion, "lesion_id": f"HAM_{ids[lesion]:07d}", "dx": dx, **_patient(rng, dx)}
+            {
+                **{"lesion": lesion, "lesion_id": f"HAM_{ids[lesion]:07d}", "dx": dx},
+                **{"look": looks[dx], **_patient(rng, looks[dx])},
+            }
             for lesion, (dx, _) in enumerate(sizes)
         ]
     )
@@ -126,15 +139,24 @@ def plan(images: int, seed: int) -> pd.DataFrame:
     return table
 
 
-def class_counts(images: int) -> dict[str, int]:
-    """Return the number of images per class, in HAM10000's proportions.
+def looks_of(taxonomy: Taxonomy) -> dict[str, str]:
+    """Return the class of HAM10000 that each class is painted as: its own, or one of its label."""
+    shared, looks = taxonomy.shared(HAM10000), {}
+    for number, dx in enumerate(taxonomy.classes):
+        alike = [d for d in COUNTS if (d in HAM10000.malignant) == (dx in taxonomy.malignant)]
+        looks[dx] = shared.get(dx, alike[number % len(alike)])
+    return looks
+
+
+def class_counts(images: int, looks: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of images per class, in the proportions of their looks in HAM10000.
 
     Every class has at least six images from 144 in all upwards, one in 24 below that (at least
-    one); nv absorbs the difference.
+    one); the largest class absorbs the difference.
     """
-    least = max(1, min(6, images // 24))
-    counts = {dx: max(least, round(images * COUNTS[dx] / sum(COUNTS.values()))) for dx in DX}
-    counts["nv"] += images - sum(counts.values())
+    least, total = max(1, min(6, images // 24)), sum(COUNTS[look] for look in looks.values())
+    counts = {dx: max(least, round(images * COUNTS[look] / total)) for dx, look in looks.items()}
+    counts[max(counts, key=counts.__getitem__)] += images - sum(counts.values())
     return counts
 
 
@@ -164,8 +186,8 @@ def _draw(
     """Paint every lesion and write its photographs, in threads: OpenCV releases the GIL."""
 
     def draw(rows: pd.DataFrame) -> None:
-        lesion, dx = int(rows["lesion"].iloc[0]), str(rows["dx"].iloc[0])
-        canvas = paint_lesion(np.random.default_rng([seed, 1, lesion]), dx, size)
+        lesion, look = int(rows["lesion"].iloc[0]), str(rows["look"].iloc[0])
+        canvas = paint_lesion(np.random.default_rng([seed, 1, lesion]), look, size)
         for view, (part, image_id) in enumerate(zip(rows["part"], rows["image_id"], strict=True)):
             photo = photograph(np.random.default_rng([seed, 2, lesion, view]), canvas, size)
             _, jpeg = cv2.imencode(".jpg", photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])

@@ -92,7 +92,8 @@ class BuildPlan:
         if self.official_test:
             source["official_test"] = self.official_test
         encode = self.flags.images.describe()
-        return {"source": source, "split": split, "encode": encode, "name": self.flags.name}
+        asked = {"source": source, "split": split, "encode": encode, "name": self.flags.name}
+        return asked | {"taxonomy": self.source.taxonomy.describe()}
 
 
 def make_plan(source: Source, flags: BuildFlags) -> BuildPlan:
@@ -166,7 +167,8 @@ def build(plan: BuildPlan, store: Store, engine: Engine, *, progress: bool = Tru
     if manifest is None:
         with store.for_one():
             key = _claim(store, asked | {"stamps": _digest_of_images(plan.source, "stamp")})
-            work = PackWork(images, store, plan.flags.images, plan.flags.on_bad_image)
+            classes = plan.source.taxonomy.classes
+            work = PackWork(images, store, plan.flags.images, plan.flags.on_bad_image, classes)
             receipts = _pack(work, plan.shards, engine, progress=progress)
             if store.read(KEY_NAME) != key:
                 raise DataError(f"another build has begun in {store}: choose another --out")

@@ -4,7 +4,7 @@
 index to the store, then a receipt. A receipt therefore means that its shard is complete; a build
 that is started again skips such shards. Calling the work twice changes nothing.
 
-    receipt = PackWork(source.store, store, EncodeSettings(256), "error")(shard_plan)
+    receipt = PackWork(source.store, store, EncodeSettings(256), "error", classes)(shard_plan)
 """
 
 import dataclasses
@@ -17,7 +17,6 @@ from pipeline.errors import DataError
 from pipeline.files import sha256
 from pipeline.ham10000.decoding.jpeg import BadImageError
 from pipeline.ham10000.images import ImageStore, OnBadImage
-from pipeline.ham10000.taxonomy import DX
 from pipeline.shards.format import TarSample, write_tar
 from pipeline.shards.manifest import ShardEntry
 from pipeline.shards.packing.encode import encode
@@ -65,6 +64,8 @@ class PackWork:
     """How image bytes are made."""
     on_bad_image: OnBadImage
     """Whether a bad image ends the build."""
+    classes: tuple[str, ...]
+    """Of the taxonomy, by index."""
 
     def part(self, shard: ShardPlan) -> "PackWork":
         """Return what packing this shard needs, and no more: what is sent to another process."""
@@ -107,10 +108,10 @@ class PackWork:
             if conversion:
                 notes["converted"].append((image_id, conversion))
             notes["sources"].append((image_id, sha256(data)))
-            samples.append(tar_sample(row, jpeg))
+            samples.append(tar_sample(row, jpeg, self.classes))
             kept.append(row)
         tar, index = write_tar(samples)
-        entry = _entry(shard, kept, tar, index)
+        entry = _entry(shard, kept, tar, index, self.classes)
         return tar, index, Receipt(entry, **{key: tuple(note) for key, note in notes.items()})
 
 
@@ -118,18 +119,22 @@ Engine = Callable[[PackWork, Sequence[ShardPlan]], Iterator[Receipt]]
 """Calls the work for every shard given and yields the receipts, in any order."""
 
 
-def tar_sample(row: dict[str, Any], jpeg: bytes) -> TarSample:
-    """Return the three members of one image."""
+def tar_sample(row: dict[str, Any], jpeg: bytes, classes: Sequence[str]) -> TarSample:
+    """Return the three members of one image; ``classes`` by index."""
     return TarSample(
         image_id=row["image_id"],
         jpg=jpeg,
-        cls=str(DX.index(row["dx"])).encode(),
+        cls=str(classes.index(row["dx"])).encode(),
         json=json.dumps(row, sort_keys=True).encode(),
     )
 
 
 def _entry(
-    shard: ShardPlan, rows: Sequence[dict[str, Any]], tar: Sequence[bytes], index: bytes
+    shard: ShardPlan,
+    rows: Sequence[dict[str, Any]],
+    tar: Sequence[bytes],
+    index: bytes,
+    classes: Sequence[str],
 ) -> ShardEntry:
     return ShardEntry(
         path=shard.path,
@@ -139,7 +144,7 @@ def _entry(
         bytes=sum(map(len, tar)),
         sha256=sha256(*tar),
         index_sha256=sha256(index),
-        class_counts={dx: sum(row["dx"] == dx for row in rows) for dx in DX},
+        class_counts={dx: sum(row["dx"] == dx for row in rows) for dx in classes},
     )
 
 
