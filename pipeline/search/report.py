@@ -52,14 +52,17 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def make_table(trials: Sequence[FrozenTrial], space: Space) -> pd.DataFrame:
-    """Return a row for each trial: by state, the best of each state first."""
+    """Return a row for each trial: by state, the best of each state first.
+
+    The first row is ``best_of``, in a tie too.
+    """
     rows = []
-    for trial in trials:
-        values = trial.intermediate_values
+    for trial in sorted(trials, key=run_of):
+        values, complete = trial.intermediate_values, trial.state == TrialState.COMPLETE
         row = {
             "trial": run_of(trial),
             "state": STATES[trial.state],
-            "roc_auc": max(values.values(), default=math.nan),
+            "roc_auc": trial.value if complete else max(values.values(), default=math.nan),
             "best_epoch": max(values, key=lambda epoch: (values[epoch], -epoch), default=0),
             "epochs": max(values, default=0),
             "minutes": round(trial.user_attrs.get(SECONDS, 0.0) / 60, 2),

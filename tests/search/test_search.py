@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from optuna.trial import create_trial
 
 from pipeline.cli import parse
 from pipeline.search.flags import SearchFlags
+from pipeline.search.report import best_of, make_table
 from pipeline.search.space import default_space, words_of
 from pipeline.training.flags import TrainFlags
 
@@ -35,6 +37,23 @@ def test_best_flags_are_printed_as_a_command_that_train_py_takes(desk):
     assert named == {**trained, "run_dir": named["run_dir"]} and named["image_size"] == 64
     assert not Path(named["run_dir"]).exists()  # a fresh training, not the trial's own folder
     assert json.loads((desk.study / "best.json").read_text())["trial"] == best
+
+
+def test_the_best_trial_is_the_first_row_in_a_tie_and_after_a_retry_too():
+    def trial(number, value, epochs, **attributes):
+        found = create_trial(value=value, intermediate_values=epochs, user_attrs=attributes)
+        found.number = number
+        return found
+
+    trials = [
+        trial(7, 0.8, {1: 0.8}, run=3),  # a retry of the third, which stands later in the database
+        trial(2, 0.9, {1: 0.7}),  # its best epoch ended after the last report
+        trial(1, 0.9, {1: 0.9}),
+    ]
+    table = make_table(trials, {})
+    assert best_of(trials) is trials[2]
+    assert table["trial"].tolist() == [1, 2, 3]
+    assert table["roc_auc"].tolist() == [0.9, 0.9, 0.8]
 
 
 def test_page_opens_offline_and_holds_table_plots_and_command(desk):

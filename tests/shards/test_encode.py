@@ -123,6 +123,8 @@ def test_thumbnail_with_an_end_marker_of_its_own_is_no_trailing_garbage():
         (b"GIF89a" + bytes(50), "a GIF image: convert it"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (b"\0\0\0\x18ftypheic" + bytes(9), "a HEIC image: convert it"),
+        (b"II*\0" + bytes(9), "a damaged TIFF image"),
+        (b"\x89PNG\r\n\x1a\n", "a damaged PNG image"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run `git lfs pull`"),
         (b"PK\x03\x04" + bytes(50), "a zip archive: unpack it"),
         (bytes(128) + b"DICM" + bytes(50), "a DICOM file: convert it"),

@@ -46,6 +46,8 @@ _BEGINNINGS = (
     (0, b"8BPS", f"a Photoshop file: {CONVERT.format('it')}"),
     (0, b"%PDF", f"a PDF: {CONVERT.format('it')}"),
     (0, b"PK\x03\x04", f"a zip archive: {UNPACK.format('it')}"),
+    *((0, sign, "a damaged TIFF image") for sign in (b"II*\0", b"MM\0*")),
+    (0, b"\x89PNG", "a damaged PNG image"),
     (0, b"\x00\x05\x16\x07", "a companion file of macOS and not the image: delete it"),
 )
 
