@@ -31,6 +31,7 @@ from pipeline.learning.inference import predict_logits
 from pipeline.learning.learning_rate import momentum_at, rate_factor
 from pipeline.learning.optimizers import set_rate
 from pipeline.learning.probability import require_diagnoses
+from pipeline.loading.backend import begin
 from pipeline.loading.batch import Batch, Loader
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb
@@ -84,19 +85,25 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
     )
 
     # -- epochs
+    begun = None
     try:
         while not run.complete():
-            train_epoch(run, train_loader)
+            train_epoch(run, train_loader, begun)
+            begun = next_epoch(run, train_loader)
             validate(run, epoch_end, val_loader)
         finish(run, epoch_end, val_loader, plain_train_loader, train.samples)
         run.close("done")
     except Diverged as error:
+        run.writer.close()
         checkpoints.discard(flags.run.run_dir, error.step)
         raise
     except Interrupted as leaving:
-        leaving.saved = run.save()
+        run.save()
+        leaving.saved = run.writer.settle()
         run.close("interrupted", exit_code=run.interruption.exit_code, saved=leaving.saved)
         raise SystemExit(run.interruption.exit_code) from None
+    finally:
+        run.writer.close()
 
 
 def loaders(
@@ -131,8 +138,14 @@ def loaders(
     return train_loader, plain_train_loader, make_loader(val, phase="eval", **common)
 
 
-def train_epoch(run: Run, loader: Loader) -> None:
-    """Train from the present position to the end of its epoch."""
+def next_epoch(run: Run, loader: Loader) -> Iterator[Batch] | None:
+    """Begin to load the next epoch, if there is one: its first batches are ready in time."""
+    following = run.state.progress.epoch + 1
+    return begin(loader.epoch(following)) if following < run.flags.optimisation.epochs else None
+
+
+def train_epoch(run: Run, loader: Loader, begun: Iterator[Batch] | None) -> None:
+    """Train from the present position to the end of its epoch, on ``begun`` where it is."""
     flags, state, progress = run.flags.optimisation, run.state, run.state.progress
     bounds, length = run.bounds(loader)
     if progress.position == 0:
@@ -142,7 +155,7 @@ def train_epoch(run: Run, loader: Loader) -> None:
     run.frozen.enter(progress.epoch)
     run.pace = Pace()
     first = progress.batch
-    batches = loader.epoch(progress.epoch, first, bounds) if bounds[1:] else ()
+    batches = begun or (loader.epoch(progress.epoch, first, bounds) if bounds[1:] else ())
 
     with run.progress_bar(bounds) as bar:
         for window in windows(run.pace.waiting(batches), flags.accumulate):

@@ -6,9 +6,10 @@ A backend is a subclass with the method ``epoch``; ``loader.loader_of`` chooses 
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -93,6 +94,19 @@ class BackendLoader:
             labels=labels.to(self.device, non_blocking=True),
             image_ids=tuple(self.samples.image_ids[row] for row in request.rows),
         )
+
+
+def begin(batches: Iterator[Item]) -> Iterator[Item]:
+    """Return ``batches``, the first of which are made from now on, in other threads."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="begun")
+    first = pool.submit(lambda: list(islice(batches, 1)))
+    pool.shutdown(wait=False)
+
+    def rest() -> Iterator[Item]:
+        yield from first.result()
+        yield from batches
+
+    return rest()
 
 
 def ahead(

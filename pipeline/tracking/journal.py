@@ -10,7 +10,7 @@ run continues the same curves: points that a replay repeats are skipped, lost on
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.views import EpochViews
+from pipeline.tracking.views import Views
 
 Point = dict[str, Any]
 """Numbers by name, "samples" among them: images trained on, over all processes and epochs."""
@@ -25,8 +25,8 @@ class Tracker:
     delivered = -1
     """Images trained on up to which earlier starts stored all points; -1 for none."""
 
-    def log(self, point: Point, views: EpochViews | None) -> None:
-        """Store one point; ``views`` come with that of an epoch."""
+    def log(self, point: Point, views: Views | None) -> None:
+        """Store one point; ``views`` come with that of an epoch, and are made when called."""
 
     def keep_model(self, folder: Path) -> None:
         """Store the run's final model, given its folder."""
@@ -47,11 +47,11 @@ class PointJournal:
                 this list. The last one may still get more values.
         """
         self.tracker, self.points = tracker, points
-        self.views: EpochViews | None = None
+        self.views: Views | None = None
         for point in points[:-1]:
             self._send(point)
 
-    def add(self, samples: int, values: dict[str, Any], views: EpochViews | None = None) -> None:
+    def add(self, samples: int, values: dict[str, Any], views: Views | None = None) -> None:
         """Add ``values`` known after ``samples`` images; the point before them is sent.
 
         The last step of an epoch and the epoch share a point, so a point is sent when the next
@@ -77,6 +77,6 @@ class PointJournal:
             self._send(self.points[-1], self.views)
         self.views = None
 
-    def _send(self, point: Point, views: EpochViews | None = None) -> None:
+    def _send(self, point: Point, views: Views | None = None) -> None:
         if point["samples"] > self.tracker.delivered:
             self.tracker.log(dict(point), views)

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from pipeline.tracking.journal import Point, Tracker
-from pipeline.tracking.views import EpochViews, LoggedImage
+from pipeline.tracking.views import LoggedImage, Views
 
 SIDE = 128
 """Pixels: height and width of a logged image."""
@@ -41,19 +41,20 @@ class TensorBoard(Tracker):
             {"config": "```json\n" + json.dumps(config, indent=1) + "\n```"}, step=first
         )
 
-    def log(self, point: Point, views: EpochViews | None) -> None:
+    def log(self, point: Point, views: Views | None) -> None:
         """Write one point."""
         step = point["samples"]
         values = {name: float(value) for name, value in point.items() if name != "samples"}
-        if views:
-            counts = confusion_matrix(views.label, views.predicted, labels=[0, 1]).ravel()
+        shown = views() if views else None
+        if shown:
+            counts = confusion_matrix(shown.label, shown.predicted, labels=[0, 1]).ravel()
             cells = zip(OUTCOMES, counts, strict=True)
             values |= {f"confusion/{name}": float(count) for name, count in cells}
         self.writer.log(values, step=step)
-        if views and views.drawn:
-            self._log_images("predictions", views.drawn, step)
-        if views and views.mistakes:
-            self._log_images("misclassified", views.mistakes, step)
+        if shown and shown.drawn:
+            self._log_images("predictions", shown.drawn, step)
+        if shown and shown.mistakes:
+            self._log_images("misclassified", shown.mistakes, step)
 
     def _log_images(self, name: str, images: tuple[LoggedImage, ...], step: int) -> None:
         squares = [Image.fromarray(image.picture).resize((SIDE, SIDE)) for image in images]

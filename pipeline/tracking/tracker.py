@@ -17,7 +17,7 @@ from pipeline.errors import warn
 from pipeline.files import write_file
 from pipeline.tracking.flags import TrackerName
 from pipeline.tracking.journal import Point, Tracker
-from pipeline.tracking.views import EpochViews
+from pipeline.tracking.views import Views
 
 END_PATIENCE, SIGNAL_PATIENCE = 90.0, 10.0
 """Seconds that a training waits for its tracker to finish: at its end, and after a signal."""
@@ -43,7 +43,7 @@ class BackgroundTracker(Tracker):
         self.thread = threading.Thread(target=self._run_calls, name="tracker", daemon=True)
         self.thread.start()
 
-    def log(self, point: Point, views: EpochViews | None) -> None:
+    def log(self, point: Point, views: Views | None) -> None:
         """Queue the call."""
         self.calls.put(lambda: self.tracker.log(point, views))
 

@@ -18,6 +18,9 @@ from pipeline.ham10000.taxonomy import LABELS
 Pictures = Callable[[Sequence[str]], list[np.ndarray]]
 """Image ids to images ``[H, W, 3] uint8 0-255`` RGB, as stored in the shards."""
 
+Views = Callable[[], "EpochViews"]
+"""Makes the views, in the tracker's thread: reading pictures takes a while."""
+
 LOGGED_IMAGES = 32
 """Images in the table of predictions, and at most in the gallery of mistakes."""
 

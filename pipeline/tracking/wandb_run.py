@@ -34,7 +34,7 @@ from pipeline.ham10000.taxonomy import LABELS
 from pipeline.learning.stored_model import read_card
 from pipeline.tracking.flags import PROJECT
 from pipeline.tracking.journal import Point, Tracker
-from pipeline.tracking.views import EpochViews, LoggedImage
+from pipeline.tracking.views import EpochViews, LoggedImage, Views
 
 ENVIRONMENT = {
     "WANDB_PROJECT": PROJECT,
@@ -143,13 +143,13 @@ class WandbTracker(Tracker):
         if not self.offline:  # it waits for the server, so it has a thread of its own
             threading.Thread(target=use_shards, args=(run, manifest), daemon=True).start()
 
-    def log(self, point: Point, views: EpochViews | None) -> None:
+    def log(self, point: Point, views: Views | None) -> None:
         """Send a row; its step is the number of images trained on."""
         self.last = point["samples"]
         self.run.log(point, step=self.last, commit=views is None)
         if views:
             try:
-                self.run.log(charts(views), step=self.last, commit=True)
+                self.run.log(charts(views()), step=self.last, commit=True)
             except Exception as error:  # tables need the server's artifacts, numbers do not
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     raise  # it switches tracking off: every later epoch would fail as well

@@ -8,14 +8,16 @@
     checkpoint = read_checkpoint(Path("runs/r34/checkpoints/step-00001234"))   # verified
     state.restore(checkpoint.state())
 
-Only rank 0 calls what is here. A kill at any moment leaves every published folder whole.
+Only rank 0 calls what is here. A kill at any moment leaves every published folder whole. ``Writer``
+does it in a thread of its own, while training goes on.
 """
 
 import errno
 import io
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +56,29 @@ class Checkpoint:
         """Return what ``write_checkpoint`` was given, tensors on the CPU."""
         state = torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
         return {**state, "average": load_file(self.folder / WEIGHTS)}
+
+
+class Writer:
+    """A thread that writes what training has captured; one job at a time."""
+
+    def __init__(self) -> None:
+        """Wait for the first job."""
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self.job: Future[bool] | None = None
+
+    def start(self, job: Callable[[], bool]) -> None:
+        """Let the thread do a job, when the one before is done."""
+        self.settle()
+        self.job = self.pool.submit(job)
+
+    def settle(self) -> bool:
+        """Wait for the job under way; return what it did, True without one. Raises its error."""
+        job, self.job = self.job, None
+        return job.result() if job else True
+
+    def close(self) -> None:
+        """Wait for the job under way, whatever comes of it."""
+        self.pool.shutdown()
 
 
 def write_checkpoint(

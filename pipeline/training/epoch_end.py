@@ -3,8 +3,9 @@
 logits [N, K] --decide--> threshold --metrics--> row of history.csv --> RUN/best, tracker
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,10 @@ class EpochEnd:
         return self.run.outputs.taxonomy.index(self.val["dx"])
 
     def close(self, predictions: Predictions) -> None:
-        """Turn an epoch into a row, perhaps the best model, and a checkpoint; a collective."""
+        """Turn an epoch into a row, perhaps the best model, and a checkpoint; a collective.
+
+        All that is written is written by the thread of the checkpoints: the next epoch begins.
+        """
         run, progress = self.run, self.run.state.progress
         optimisation = run.flags.optimisation
         logits = self.in_order(predictions)
@@ -76,14 +80,19 @@ class EpochEnd:
         if best:
             progress.best_auc, progress.best_epoch = auc, progress.epoch
         if run.accelerator.is_main_process:
-            if best:
-                self.unwritten = (progress.step, run.model_files())
-            self.write_best()
             line = history.epoch_line(row, timing, epochs=optimisation.epochs, best=best)
             print(line, flush=True)
-            self.write_tables()
             self.track({**row, **timing}, probability, best=best)
-        run.save()
+        run.save(partial(self.publish, best=best))
+
+    def publish(
+        self, files: Mapping[str, bytes], progress: Mapping[str, Any], *, best: bool
+    ) -> None:
+        """Write the best model and the tables, given a model's files and the captured progress."""
+        if best:
+            self.unwritten = (progress["step"], files)
+        self.write_best()
+        self.write_tables(progress["history"], progress["timing"])
 
     def in_order(self, predictions: Predictions) -> np.ndarray:
         """Return the logits in the order of the validation split, float32 [N, K].
@@ -156,12 +165,14 @@ class EpochEnd:
         Raises:
             DataError: the best model or a table is still missing.
         """
-        run_dir, best_epoch = self.run.flags.run.run_dir, self.run.state.progress.best_epoch
+        run_dir, progress = self.run.flags.run.run_dir, self.run.state.progress
+        self.run.writer.settle()
         self.write_best()
+        best_epoch = progress.best_epoch
         missing = [] if checkpoints.best_is_of(run_dir, best_epoch) else ["best"]
         tables = ("history.csv", "timing.csv", "curves.png")
         if self.tables_failed or not all((run_dir / name).is_file() for name in tables):
-            self.write_tables()
+            self.write_tables(progress.history, progress.timing)
             missing += tables if self.tables_failed else ()
         if missing:
             kept = next((f"from {f.name}" for f in checkpoints.step_folders(run_dir)), "anew")
@@ -171,14 +182,13 @@ class EpochEnd:
                 f"can be written; the same command then begins {kept}"
             )
 
-    def write_tables(self) -> None:
+    def write_tables(self, rows: Sequence[history.Row], timing: Sequence[history.Row]) -> None:
         """Write history.csv, timing.csv and curves.png; a full disk costs a warning."""
-        run_dir, progress = self.run.flags.run.run_dir, self.run.state.progress
+        run_dir = self.run.flags.run.run_dir
         try:
-            history.write_table(run_dir / "history.csv", progress.history)
-            history.write_table(run_dir / "timing.csv", progress.timing)
-            curves = history.draw_curves(progress.history, progress.timing)
-            figures.save(curves, run_dir / "curves.png")
+            history.write_table(run_dir / "history.csv", rows)
+            history.write_table(run_dir / "timing.csv", timing)
+            figures.save(history.draw_curves(rows, timing), run_dir / "curves.png")
             self.tables_failed = False
         except (OSError, DataError) as error:
             self.tables_failed = True
@@ -187,7 +197,8 @@ class EpochEnd:
     def track(self, row: history.Row, probability: np.ndarray, *, best: bool) -> None:
         """Send an epoch's figures and curves; pictures too where it is the best so far."""
         progress = self.run.state.progress
-        views = epoch_views(
+        views = partial(
+            epoch_views,
             self.val,
             probability,
             progress.threshold,

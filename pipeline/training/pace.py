@@ -31,11 +31,10 @@ class Diverged(DataError):  # noqa: N818 - a fact about the training
 class PendingLosses:
     """Losses of the steps since the last read, left on the device, with their images."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, read_means: list[float]) -> None:
+        """Go on from the means of the reads since the last tracked point; they are kept there."""
         self.pending: list[tuple[int, float, Tensor, tuple[str, ...]]] = []
-        self.read_means: list[float] = []
-        """Means of the reads since the last tracked point."""
+        self.read_means = read_means
 
     def add(self, step: int, lr: float, loss: Tensor, window: list[Batch]) -> None:
         """Keep a step's number, learning rate, loss and image ids."""

@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -28,6 +28,9 @@ from pipeline.training.processes import Interrupted, Interruption, agreed
 from pipeline.training.state import TrainingState
 
 T = TypeVar("T")
+
+Publish = Callable[[Mapping[str, bytes], Mapping[str, Any]], None]
+"""Takes the stored model's files by name, and the captured progress."""
 
 LOG_STEPS = 10
 """Steps between tracked points, and on a GPU between reads of the loss, each of which is a sync."""
@@ -61,10 +64,11 @@ class Run:
     stored: StoredFacts
     journal: PointJournal
     interruption: Interruption
+    losses: PendingLosses
     pace: Pace = field(default_factory=Pace)
-    losses: PendingLosses = field(default_factory=PendingLosses)
+    writer: checkpoints.Writer = field(default_factory=checkpoints.Writer)
     saved_at: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was written, on this process's clock."""
+    """When the last checkpoint was begun, on this process's clock."""
 
     # -- a step
 
@@ -146,10 +150,10 @@ class Run:
 
     # -- on disk
 
-    def model_files(self) -> dict[str, bytes]:
-        """Return the files of the model as it is now, by name."""
+    def card(self) -> ModelCard:
+        """Return what is known of the model as it is now."""
         progress = self.state.progress
-        card = replace(
+        return replace(
             self.stored.card,
             threshold=progress.threshold,
             temperature=progress.temperature,
@@ -158,32 +162,44 @@ class Run:
             step=progress.step,
             val_roc_auc=progress.history[-1]["val_roc_auc"] if progress.history else None,
         )
-        return stored_files(self.state.judged.state_dict(), card, self.stored.samples)
 
-    def save(self) -> bool:
-        """Write a checkpoint; every rank calls it, rank 0 writes, and says whether it could.
+    def save(self, publish: Publish | None = None) -> None:
+        """Capture the state and begin to write a checkpoint of it; every rank calls it.
+
+        Waits for the checkpoint before. Rank 0 writes while training goes on; ``writer.settle``
+        waits for that.
+
+        Args:
+            publish: called before the checkpoint is written, in the thread that writes.
 
         Raises:
             Diverged: a weight is not finite.
         """
         if not self.state.finite():
             raise Diverged("the weights are not finite any more", self.state.progress.step)
-        progress = self.state.progress
-        captured, saved = self.state.capture(), True
+        self.writer.settle()
+        captured, card = self.state.capture(), self.card()
         if self.accelerator.is_main_process:
-            manifest = self.stored.card.manifest_sha256
-            saved = checkpoints.write_checkpoint(
-                self.flags.run.run_dir,
-                {**captured, "flags": dict(self.stored.flags), "manifest": manifest},
-                self.model_files(),
-                keep=self.flags.run.keep_checkpoints,
-                epoch=progress.epoch,
-                batch=progress.batch,
-                step=progress.step,
-                processes=self.accelerator.num_processes,
-            )
+            self.writer.start(lambda: self.write(captured, card, publish))
         self.saved_at = time.monotonic()
-        return saved
+
+    def write(self, captured: dict[str, Any], card: ModelCard, publish: Publish | None) -> bool:
+        """Write a checkpoint of what ``capture`` returned; say whether there was room for it."""
+        progress = captured["progress"]
+        files = stored_files(captured["average"], card, self.stored.samples)
+        if publish:
+            publish(files, progress)
+        manifest = self.stored.card.manifest_sha256
+        return checkpoints.write_checkpoint(
+            self.flags.run.run_dir,
+            {**captured, "flags": dict(self.stored.flags), "manifest": manifest},
+            files,
+            keep=self.flags.run.keep_checkpoints,
+            epoch=progress["epoch"],
+            batch=progress["batch"],
+            step=progress["step"],
+            processes=self.accelerator.num_processes,
+        )
 
     # -- begin and end
 

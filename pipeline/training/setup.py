@@ -33,6 +33,7 @@ from pipeline.tracking.tracker import make_tracker, run_id
 from pipeline.tracking.views import Pictures
 from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.flags import TrainFlags
+from pipeline.training.pace import PendingLosses
 from pipeline.training.processes import Interruption, first_on_main
 from pipeline.training.resume import resume
 from pipeline.training.run import Run, StoredFacts
@@ -103,6 +104,7 @@ def set_up(
         ),
         journal=make_journal(flags, progress, facts, manifest=manifest, on_main=on_main),
         interruption=interruption,
+        losses=PendingLosses(progress.losses),
     )
     announce(run, facts, len(train), len(val))
     return run, EpochEnd(run, val, pictures)

@@ -54,6 +54,8 @@ class Progress:
     """Rows of timing.csv."""
     points: list[Row] = field(default_factory=list)
     """The latest points for the tracker; values may still be added to the last one."""
+    losses: list[float] = field(default_factory=list)
+    """Means of the losses read since the last tracked point."""
     wandb_id: str = ""
     """Of the W&B run."""
     launches: list[Row] = field(default_factory=list)
@@ -122,10 +124,13 @@ class TrainingState:
         return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
     def capture(self) -> dict[str, Any]:
-        """Return what a resume needs; a collective, complete on every rank."""
+        """Return a copy, on the CPU, of what a resume needs; a collective, complete on every rank.
+
+        Forces a GPU sync.
+        """
         own = {"rng": random_state(), "sums": self.sums.tolist()}
         scaler = self.accelerator.scaler
-        return {
+        captured = {
             "progress": asdict(self.progress),
             "model": dict(self.model.state_dict()) if self.average else None,
             "average": dict(self.judged.state_dict()),
@@ -133,6 +138,11 @@ class TrainingState:
             "scaler": scaler.state_dict() if scaler else None,
             "ranks": gather_object([own]),
         }
+        if self.accelerator.is_main_process:  # the others write nothing
+            captured = copied(captured)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        return captured
 
     def restore(self, saved: dict[str, Any], seed: int) -> None:
         """Take over what ``capture`` returned.
@@ -165,6 +175,20 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def copied(value: Any) -> Any:
+    """Return ``value`` with the tensors copied to the CPU; of a GPU they arrive at a sync."""
+    match value:
+        case Tensor():
+            # page-locked memory, which torch keeps: copies at the speed of the bus
+            copy = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+            return copy.copy_(value.detach(), non_blocking=True)
+        case dict():
+            return {name: copied(each) for name, each in value.items()}
+        case list():
+            return [copied(each) for each in value]
+    return value
 
 
 def random_state() -> dict[str, Any]:
