@@ -86,6 +86,7 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
 
     # -- epochs
     begun = None
+    run.watchdog.start()
     try:
         while not run.complete():
             train_epoch(run, train_loader, begun)
@@ -104,6 +105,7 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
         raise SystemExit(run.interruption.exit_code) from None
     finally:
         run.writer.close()
+        run.watchdog.stop()
 
 
 def loaders(
@@ -169,6 +171,7 @@ def train_epoch(run: Run, loader: Loader, begun: Iterator[Batch] | None) -> None
             loss = backward(run, window)
             run.losses.add(progress.step, lr, loss, window)
             reach("step", progress.step + 1)
+            run.watchdog.beat()
             run.frozen.drop_gradients(progress.epoch)
             if flags.clip_norm:
                 run.accelerator.clip_grad_norm_(state.model.parameters(), flags.clip_norm)

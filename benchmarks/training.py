@@ -9,12 +9,18 @@ A pair is one stretch of steps that are fed the same batch again and again, and 
 loader, in turns; the ratio of their images/s is 1.0 where the loader costs nothing. The step is
 that of train.py: forward and backward under bf16 autocast, channels-last, AdamW. On a GPU see
 ``benchmarks.training_gpu``.
+
+The last line is of train.py itself: the share of an epoch in which no step is taken while metrics
+are computed, and checkpoint, best model, curves and pictures written. ``--sizes`` without a
+value measures that alone.
 """
 
 import contextlib
 import itertools
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sized
@@ -64,6 +70,8 @@ class Options:
     """Pairs of stretches at each size; the median ratio counts."""
     seconds: float = 5.0
     """Of each stretch, about: whole steps, two at least."""
+    epochs: int = 5
+    """Of the training whose ends of epochs are timed, at the smallest size; the first is not."""
     json: Path | None = None
     """File for the figures."""
 
@@ -105,9 +113,12 @@ def main() -> None:
                 pairs = {"pairs": options.pairs, "seconds": options.seconds}
                 rows.append(measure(loader, step, image_size=size, **pairs))
             print(line(rows[-1]), flush=True)
+        ends = epoch_ends(options, root, threads)
+        print(f"between two epochs no step for {ends['seconds']:.2f} s, {ends['share']:.1%} of one")
     if options.json is not None:
         figures = {"threads": threads, "batch_size": options.batch_size, "arch": options.arch}
         figures["rows"] = [asdict(row) for row in rows]  # type: ignore[assignment]
+        figures["epoch_ends"] = ends  # type: ignore[assignment]
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
@@ -120,6 +131,50 @@ def line(row: Row) -> str:
     """Return a row of the table."""
     rates = f"{row.cached:>13.1f}{row.loaded:>13.1f}{row.ratio:>8.3f}{row.loader_alone:>14.0f}"
     return f"{row.image_size:>8}{rates}"
+
+
+TIMED = """
+import json, os, sys, time
+from pathlib import Path
+import train
+from pipeline import files
+from pipeline.cli import guard, parse
+from pipeline.training.flags import TrainFlags
+
+moments, out = [], sys.argv.pop(1)
+
+def note(moment, what):
+    if moment == "validation" or (moment, what) == ("batch", "0"):
+        moments.append((moment, time.perf_counter()))
+
+files.watchers.append(note)
+flags = parse(TrainFlags)
+guard(lambda: train.main(flags))
+Path(out).write_text(json.dumps(moments))
+"""
+"""A train.py that notes when it asks for an epoch's first batch, and for each of validation."""
+
+
+def epoch_ends(options: Options, shards: Path, threads: int) -> dict[str, float]:
+    """Return the seconds from validation to the next epoch, and their share of it, medians."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "moments.json"
+        words = ["--shards", shards, "--run-dir", Path(scratch) / "run", "--arch", options.arch]
+        words += ["--weights", "none", "--epochs", options.epochs, "--threads", threads]
+        words += ["--image-size", min(options.sizes, default=64), "--tracker", "tensorboard"]
+        words += ["--batch-size", options.batch_size, "--optimizer", "adamw"]
+        command = [sys.executable, "-c", TIMED, str(out), *map(str, words)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        moments = json.loads(out.read_text())
+    starts = [number for number, (moment, _) in enumerate(moments) if moment == "batch"]
+    gaps, shares = [], []
+    for before, after in list(itertools.pairwise(starts))[1:]:
+        clock = [seconds for _, seconds in moments[before : after + 1]]
+        batches = [late - early for early, late in itertools.pairwise(clock[1:-1])]
+        # the last batch of the validation is predicted in that time too
+        gaps.append(clock[-1] - clock[-2] - statistics.median(batches or [0.0]))
+        shares.append(gaps[-1] / (clock[-1] - clock[0]))
+    return {"seconds": statistics.median(gaps), "share": statistics.median(shares)}
 
 
 def made_up(folder: Path, images: int = 1000) -> Path:

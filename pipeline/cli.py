@@ -17,6 +17,7 @@ import difflib
 import importlib
 import io
 import logging
+import math
 import os
 import signal
 import sys
@@ -45,6 +46,14 @@ UNREPORTED = {
     "DO_NOT_TRACK": "1",
 }
 """Variables that keep libraries from reporting their use; the user's environment overrides them."""
+
+RANGES: dict[str, Callable[[float], bool]] = {
+    "above 0": lambda value: 0 < value < math.inf,
+    "0 or above": lambda value: 0 <= value < math.inf,
+    "from 0 to below 1": lambda value: 0 <= value < 1,
+    "above 0 up to 1": lambda value: 0 < value <= 1,
+}
+"""What a value must be, in words, and whether it is."""
 
 Flags = TypeVar("Flags")
 
@@ -86,6 +95,14 @@ def parse(flags: type[Flags], *, about: str = "", argv: Sequence[str] | None = N
         )
     except DataError as error:
         fail(error)
+
+
+def require_range(flags: object, what: str, *names: str) -> None:
+    """Raise a DataError that names the first flag outside its range; None is always fine."""
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and not RANGES[what](value):
+            raise DataError(f"--{name.replace('_', '-')} must be {what}, not {value}")
 
 
 def choose(

@@ -6,12 +6,11 @@ On the command line and in config.json the names are flat (``--lr``); in code th
 (``flags.optimisation.lr``). Imports no torch.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.cli import require_range
 from pipeline.errors import DataError
 from pipeline.learning.flags import (
     LossName,
@@ -30,22 +29,6 @@ from pipeline.tracking.flags import TrackerName
 
 EXIT = "exit.json"
 """Name of the file under RUN that says how the last start ended."""
-
-RANGES: dict[str, Callable[[float], bool]] = {
-    "above 0": lambda value: 0 < value < math.inf,
-    "0 or above": lambda value: 0 <= value < math.inf,
-    "from 0 to below 1": lambda value: 0 <= value < 1,
-    "above 0 up to 1": lambda value: 0 < value <= 1,
-}
-"""What a value must be, in words, and whether it is."""
-
-
-def _require(flags: object, what: str, *names: str) -> None:
-    """Raise a DataError that names the first flag outside its range; None is always fine."""
-    for name in names:
-        value = getattr(flags, name)
-        if value is not None and not RANGES[what](value):
-            raise DataError(f"--{name.replace('_', '-')} must be {what}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -71,8 +54,8 @@ class DataFlags:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _require(self, "above 0", "image_size", "batch_size")
-        _require(self, "0 or above", "threads")
+        require_range(self, "above 0", "image_size", "batch_size")
+        require_range(self, "0 or above", "threads")
 
 
 @dataclass(frozen=True)
@@ -131,8 +114,8 @@ class OptimisationFlags:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _require(self, "above 0", "epochs", "lr", "accumulate", "plateau_patience")
-        _require(self, "0 or above", "early_stopping", "clip_norm", "freeze_epochs")
+        require_range(self, "above 0", "epochs", "lr", "accumulate", "plateau_patience")
+        require_range(self, "0 or above", "early_stopping", "clip_norm", "freeze_epochs")
         if not 0 <= self.warmup < self.epochs:
             raise DataError(
                 f"--warmup-epochs must be from 0 to below --epochs {self.epochs}, "
@@ -169,7 +152,7 @@ class ImbalanceFlags:
 
     def __post_init__(self) -> None:
         """Refuse what would correct for the class frequencies twice."""
-        _require(self, "0 or above", "focal_gamma")
+        require_range(self, "0 or above", "focal_gamma")
         if self.loss == "logit-adjusted" and self.balance != "none":
             raise DataError(
                 f"--loss logit-adjusted with --balance {self.balance} corrects for the class "
@@ -210,8 +193,8 @@ class RegularisationFlags:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _require(self, "0 or above", "mixup", "cutmix", "weight_decay")
-        _require(self, "from 0 to below 1", "label_smoothing", "dropout", "ema_decay")
+        require_range(self, "0 or above", "mixup", "cutmix", "weight_decay")
+        require_range(self, "from 0 to below 1", "label_smoothing", "dropout", "ema_decay")
 
     def decay(self, optimizer: Optimizer) -> float:
         """Return the weight decay that None stands for."""
@@ -236,7 +219,7 @@ class DecisionFlags:
 
     def __post_init__(self) -> None:
         """Refuse a sensitivity that cannot be."""
-        _require(self, "above 0 up to 1", "target_sensitivity")
+        require_range(self, "above 0 up to 1", "target_sensitivity")
 
 
 @dataclass(frozen=True)
@@ -258,11 +241,15 @@ class RunFlags:
     """Minutes between checkpoints, besides the one after each epoch. 0: none by time."""
     keep_checkpoints: int = 2
     """How many of the latest checkpoints stay on disk (the best model is kept besides)."""
+    watchdog_minutes: float = 30.0
+    """Minutes without a step after which a training that hangs is ended; the same command goes on.
+    0: never."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _require(self, "above 0", "keep_checkpoints")
-        _require(self, "0 or above", "seed", "checkpoint_steps", "checkpoint_minutes")
+        require_range(self, "above 0", "keep_checkpoints")
+        require_range(self, "0 or above", "seed", "checkpoint_steps", "checkpoint_minutes")
+        require_range(self, "0 or above", "watchdog_minutes")
 
 
 @dataclass(frozen=True)

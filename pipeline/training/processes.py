@@ -9,12 +9,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
@@ -26,6 +27,10 @@ from pipeline.machine import cores
 from pipeline.owner import sole_writer
 
 T = TypeVar("T")
+
+COLLECTIVE_PATIENCE = timedelta(hours=12)
+"""How long ranks wait for each other: one may fetch and hash all shards. The watchdog ends a rank
+that hangs long before."""
 
 REPEATS = 10.0
 """Seconds for which another SIGTERM is taken for the first: a scheduler, a launcher and the kernel
@@ -47,7 +52,10 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
         accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision=choose_precision(mixed_precision, on_cpu=on_cpu),
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=False),
+                InitProcessGroupKwargs(timeout=COLLECTIVE_PATIENCE),
+            ],
         )
     except ValueError as error:
         raise DataError(f"--mixed-precision {mixed_precision}: {error}") from error
@@ -79,6 +87,7 @@ def join_after_restart(*, on_cpu: bool) -> None:
         store=PrefixStore(f"attempt-{attempt}", store),
         rank=int(os.environ["RANK"]),
         world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=COLLECTIVE_PATIENCE,
     )
 
 

@@ -26,6 +26,7 @@ from pipeline.training.flags import TrainFlags
 from pipeline.training.pace import Diverged, Pace, PendingLosses, gpu_memory
 from pipeline.training.processes import Interrupted, Interruption, agreed
 from pipeline.training.state import TrainingState
+from pipeline.training.watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class Run:
     journal: PointJournal
     interruption: Interruption
     losses: PendingLosses
+    watchdog: Watchdog
     pace: Pace = field(default_factory=Pace)
     writer: checkpoints.Writer = field(default_factory=checkpoints.Writer)
     saved_at: float = field(default_factory=time.monotonic)
@@ -139,6 +141,7 @@ class Run:
         """Yield ``batches``; raise ``Interrupted`` between two after a signal to any rank."""
         for number, batch in enumerate(batches):
             reach("validation", number)
+            self.watchdog.beat()
             self.leave_if(agreed([self.interruption.received], self.accelerator)[0])
             yield batch
 

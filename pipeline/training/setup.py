@@ -38,6 +38,7 @@ from pipeline.training.processes import Interruption, first_on_main
 from pipeline.training.resume import resume
 from pipeline.training.run import Run, StoredFacts
 from pipeline.training.state import Progress, TrainingState, seed_all
+from pipeline.training.watchdog import Watchdog
 
 
 def set_up(
@@ -105,6 +106,11 @@ def set_up(
         journal=make_journal(flags, progress, facts, manifest=manifest, on_main=on_main),
         interruption=interruption,
         losses=PendingLosses(progress.losses),
+        watchdog=Watchdog(
+            flags.run.watchdog_minutes,
+            run_dir=flags.run.run_dir,
+            rank=accelerator.process_index,
+        ),
     )
     announce(run, facts, len(train), len(val))
     return run, EpochEnd(run, val, pictures)

@@ -7,8 +7,9 @@ the others get SIGTERM, and SIGKILL a little later.
 An order may tell one rank to die: ``die`` is [rank, moment, pattern] or [rank, moment, pattern,
 signal]. When ``pipeline.files.reach`` announces that moment ("step", "validation", "sync",
 "rename", "replace") for something that matches the pattern, that process sends itself the signal,
-SIGKILL unless named. ``file_limit`` is the largest file that may be written. ``die`` [rank, "slow",
-N] kills nobody: that rank's training batches come N milliseconds later.
+SIGKILL unless named; HANG lets the thread that came there sleep for ever. ``file_limit`` is the
+largest file that may be written. ``die`` [rank, "slow", N] kills nobody: that rank's training
+batches come N milliseconds later.
 """
 
 import json
@@ -17,6 +18,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from fnmatch import fnmatch
 from pathlib import Path
@@ -32,6 +34,8 @@ def arm(moment: str, pattern: str, name: str = "SIGKILL") -> None:
     def watch(reached: str, what: str) -> None:
         if reached == moment and fnmatch(what, pattern):
             files.watchers.remove(watch)
+            if name == "HANG":
+                threading.Event().wait()
             os.kill(os.getpid(), signal.Signals[name])
 
     files.watchers.append(watch)

@@ -48,6 +48,25 @@ def test_the_end_of_every_start_is_noted(train, tiny, tmp_path, ranks):
     assert code == 2 and f"error: {reason}" in outcome.text and "--lr" in reason
 
 
+@pytest.mark.parametrize(
+    ("ranks", "hang", "stack"),
+    [(1, ["sync", "*/step-00000003"], "write_checkpoint"), (2, ["step", "4"], "train_epoch")],
+    ids=["dead storage", "hung rank"],
+)
+def test_what_hangs_is_ended_with_its_stacks_and_goes_on(train, tiny, tmp_path, ranks, hang, stack):
+    flags = [*tiny, "--run-dir", tmp_path, "--epochs", 1, "--checkpoint-steps", 1]
+    die = [ranks - 1, *hang, "HANG"]
+    outcome = train(*flags, "--watchdog-minutes", 0.1, ranks=ranks, die=die)
+    assert 75 in outcome.codes and 0 not in outcome.codes, outcome.text
+    for rank in range(ranks):
+        assert f"rank {rank} hung: no step for 0.1 minutes" in outcome.text
+    assert outcome.text.count("in train_epoch") == ranks and f"in {stack}" in outcome.text
+    assert how(tmp_path)[0] == 75 and "hung" in how(tmp_path)[1]
+    outcome = train(*flags, ranks=ranks)
+    assert outcome.codes == [0] * ranks and "resuming from" in outcome.text
+    assert how(tmp_path) == (0, "done")
+
+
 def test_a_mistake_that_one_rank_meets_is_told_once(train, tiny, tmp_path):
     flags = [*tiny, "--run-dir", tmp_path, "--optimizer", "sgd", "--schedule", "constant"]
     outcome = train(*flags, "--ema-decay", 0, "--lr", "1e30", ranks=2)
