@@ -239,8 +239,7 @@ def validate(run: Run, epoch_end: EpochEnd, loader: Loader) -> None:
 def pictures_of(split: Split) -> Callable[[Sequence[str]], list[np.ndarray]]:
     """Return how to get images of a split by id, [H, W, 3] uint8 0-255, for the tracker."""
     samples = Samples(split)
-    row_of = {image_id: row for row, image_id in enumerate(samples.image_ids)}
-    return lambda ids: [decode_rgb(samples.read(row_of[image_id])) for image_id in ids]
+    return lambda ids: [decode_rgb(samples.read(row)) for row in samples.rows(ids)]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How fast packing is, side by side with floors and peers, and whether its cost grows linearly.
 
     python -m benchmarks.shards --originals DIR [--images 4000] [--json PATH]
-    python -m benchmarks.shards --scale 1000,10000,100000 [--json PATH]
+    python -m benchmarks.shards --scale 10000,100000,400000 [--json PATH]
 
 The images of DIR are repeated under new names (hard links or copies) until there are enough, so
 that start-up does not count, and read once before, so that the page cache is warm. Every
@@ -206,25 +206,56 @@ def shardwriter(files: Sequence[Path], out: Path) -> None:
             sink.write({"__key__": path.stem, "jpg": packed.getvalue(), "cls": b"0", "json": b"{}"})
 
 
+OPENED = """
+import json, sys, time
+from pathlib import Path
+import pandas, torch
+from benchmarks.shards_memory import resident
+from pipeline.loading.loader import make_loader
+from pipeline.loading.samples import Samples
+from pipeline.shards.dataset import open_shards
+root = Path(sys.argv[1])
+before, began = resident(), time.perf_counter()
+split = open_shards(root).split("train")
+samples = Samples(split)
+opened, memory = time.perf_counter() - began, resident() - before
+loader = make_loader(split, phase="train", backend="portable", image_size=32, batch_size=32, rank=0,
+                     world_size=1, device=torch.device("cpu"), threads=1)
+next(iter(loader.epoch(0)))
+first = time.perf_counter() - began
+size = memory / len(samples)
+print(json.dumps({"open_s": opened, "first_batch_s": first, "bytes_an_image": size}))
+"""
+"""A rank from the opening of shards to its first batch."""
+
+
 def scaling(samples: int, folder: Path) -> dict[str, float]:
-    """Pack ``samples`` small images; return seconds, time a sample and peak memory."""
+    """Pack, verify and open ``samples`` small images; return seconds and memory."""
     source = folder / f"small-{samples}"
     small = folder / "small.jpg"
     Image.effect_noise((32, 24), 40).convert("RGB").save(small, quality=80)
     link_images([small], source, samples)
-    words = ["build", "--source", str(source), "--out", str(folder / "scale-out")]
+    out = str(folder / "scale-out")
+    words = ["build", "--source", str(source), "--out", out]
     start = time.perf_counter()
     quiet([sys.executable, "-m", "benchmarks.shards_memory", str(folder / "peak.json"), *words])
     seconds = time.perf_counter() - start
-    peak = json.loads((folder / "peak.json").read_text())
-    shutil.rmtree(folder / "scale-out")
+    figures = {"samples": samples, "build_s": seconds}
+    figures |= json.loads((folder / "peak.json").read_text())
+    start = time.perf_counter()
+    quiet([sys.executable, "-m", "pipeline.shards", "verify", out])
+    figures["verify_s"] = time.perf_counter() - start
+    figures |= json.loads(quiet([sys.executable, "-c", OPENED, out]))
+    shutil.rmtree(out)
     shutil.rmtree(source)
     print(
-        f"{samples:>9,} samples {seconds:>8.1f} s {1e3 * seconds / samples:>7.3f} ms a sample, "
-        f"peak {peak['builder'] / 2**20:.0f} MiB building, "
-        f"{peak['workers'] / 2**20:.0f} MiB a worker"
+        f"{samples:>9,} samples: build {seconds:.1f} s ({1e3 * seconds / samples:.3f} ms a sample, "
+        f"peak {figures['builder'] / 2**20:.0f} MiB, a worker's {figures['workers'] / 2**20:.0f}), "
+        f"verify {figures['verify_s']:.1f} s, open {figures['open_s']:.2f} s, first batch after "
+        f"{figures['first_batch_s']:.2f} s, a rank's table {figures['bytes_an_image']:.0f} bytes "
+        "an image"
     )
-    return {"samples": samples, "seconds": seconds} | peak
+    return figures
 
 
 def repeat_images(originals: Path, source: Path, images: int) -> list[Path]:
@@ -270,11 +301,12 @@ def fresh(folder: Path) -> Iterator[None]:
     shutil.rmtree(folder)
 
 
-def quiet(words: Sequence[str]) -> None:
-    """Run a command; show what it said only if it fails."""
+def quiet(words: Sequence[str]) -> str:
+    """Run a command and return what it printed; show what it said only if it fails."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DataError(f"{' '.join(words[:6])} ... failed: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 if __name__ == "__main__":

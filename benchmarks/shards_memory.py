@@ -3,6 +3,7 @@
 python -m benchmarks.shards_memory PEAK.json build --source ... --out ...
 """
 
+import ctypes
 import json
 import sys
 import threading
@@ -19,6 +20,13 @@ def peak_of(status: Path) -> int:
     """
     fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines())
     return int(fields["VmHWM"].split()[0]) * 1024 if "VmHWM" in fields else 0
+
+
+def resident() -> int:
+    """Return the memory that this process has now, bytes; what it freed is given back first."""
+    ctypes.CDLL(None).malloc_trim(0)
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def worker_peak() -> int:

@@ -117,13 +117,21 @@ class ModelCard:
         )
 
 
+def samples_csv(*splits: pd.DataFrame) -> bytes:
+    """Return training_samples.csv of the splits that a model is trained and chosen on."""
+    columns = ["image_id", "lesion_id", "group", "split"]
+    table = pd.concat([split[columns] for split in splits])
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
 def stored_files(
-    state_dict: dict[str, Tensor], card: ModelCard, training_samples: pd.DataFrame
+    state_dict: dict[str, Tensor], card: ModelCard, samples: bytes
 ) -> dict[str, bytes]:
-    """Return the content of the three files by name; the card gets the hashes of all three."""
+    """Return the content of the three files by name; the card gets the hashes of all three.
+
+    ``samples`` is what ``samples_csv`` gives.
+    """
     weights = save({k: v.detach().cpu().contiguous() for k, v in state_dict.items()})
-    table = training_samples[["image_id", "lesion_id", "group", "split"]]
-    samples = table.to_csv(index=False, lineterminator="\n").encode()
     card = replace(card, weights_sha256=sha256(weights), samples_sha256=sha256(samples))
     values = card_values(card)
     values["card_sha256"] = card_digest(values)

@@ -92,7 +92,7 @@ class BackendLoader:
         return Batch(
             images=images,
             labels=labels.to(self.device, non_blocking=True),
-            image_ids=tuple(self.samples.image_ids[row] for row in request.rows),
+            image_ids=tuple(map(self.samples.image_id, request.rows)),
         )
 
 

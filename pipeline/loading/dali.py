@@ -162,7 +162,7 @@ class DaliLoader(BackendLoader):
                     simplejpeg.decode_jpeg(self.samples.read(row))
                 except ValueError as reason:
                     return self.samples.undecodable(row, reason)
-        ids = ", ".join(self.samples.image_ids[row] for row in request.rows)
+        ids = ", ".join(map(self.samples.image_id, request.rows))
         where = f"batch {request.batch} of epoch {request.epoch} or one of the next batches"
         return RuntimeError(f"DALI failed in {where} ({ids}): {error}")
 

@@ -1,7 +1,7 @@
 """The packed samples of a split: JPEG bytes by row, labels, ids, and where each one lies.
 
     samples = Samples(shard_set.split("train"))
-    samples.read(17), samples.labels[17], samples.image_ids[17]
+    samples.read(17), samples.labels[17], samples.image_id(17)
 
 A row is a sample's place in packing order. Bytes are read with ``pread`` at the index's offset,
 not mapped: a shard that was cut short or taken away then gives an error that names it instead of
@@ -33,21 +33,31 @@ class Samples:
     def __init__(self, split: Split) -> None:
         """Read the indexes of the split's shards; tars are opened when they are read."""
         where = split.locations()
-        tars = split.tars
+        tars, table = split.tars, split.read(("image_id", "dx"))
         self.shard_of: np.ndarray = np.asarray(where.shard)
         """``[n] int``, number of the shard of each sample."""
         self.taxonomy = split.taxonomy
         """The classes."""
-        self.labels: np.ndarray = split.taxonomy.index(split.samples["dx"])
+        self.labels: np.ndarray = split.taxonomy.index(table["dx"])
         """``[n] int64``, indexes into ``taxonomy.classes``."""
-        self.image_ids: list[str] = [str(each) for each in split.samples["image_id"]]
-        """Image id of each sample."""
+        self._ids: np.ndarray = np.array(table["image_id"].tolist(), np.bytes_)
         self._tars, self._offset, self._size = tars, where.offset, where.size
         self._open = lru_cache(OPEN_SHARDS)(lambda shard: _OpenFile(tars[shard]))
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.image_ids)
+        return len(self.labels)
+
+    def image_id(self, row: int) -> str:
+        """Return the image id of a sample."""
+        return self._ids[row].decode()
+
+    def rows(self, image_ids: Sequence[str]) -> list[int]:
+        """Return the samples of some image ids, in their order."""
+        wanted = [name.encode() for name in image_ids]
+        found = np.flatnonzero(np.isin(self._ids, wanted))
+        row_of = {self._ids[row]: int(row) for row in found}
+        return [row_of[name] for name in wanted]
 
     def read(self, row: int) -> bytes:
         """Return the JPEG of a sample.
@@ -92,7 +102,7 @@ class Samples:
     def place(self, row: int) -> str:
         """Return image id, shard and offset of a sample, for a message."""
         tar = self._tars[int(self.shard_of[row])]
-        return f"{self.image_ids[row]} in {tar} at byte {int(self._offset[row])}"
+        return f"{self.image_id(row)} in {tar} at byte {int(self._offset[row])}"
 
     def undecodable(self, row: int, reason: object) -> DataError:
         """Return the error that names a sample whose JPEG cannot be decoded."""

@@ -5,9 +5,11 @@
     train.tars, train.samples, train.locations()
 
 Opening checks what is cheap (manifest, table and index digests, sizes);
-``intact.ensure_intact(shards, ["train"])`` reads every byte of the tars.
+``intact.ensure_intact(shards, ["train"])`` reads every byte of the tars. Tables are read from disk
+each time that ``samples`` is asked for: in memory one has some 600 bytes a row.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,7 @@ class Locations:
     """Index into ``Split.tars`` [n]."""
     offset: NDArray[np.int64]
     """Bytes from the start of the tar [n]."""
-    size: NDArray[np.int64]
+    size: NDArray[np.int32]
     """Bytes [n]."""
 
 
@@ -45,10 +47,16 @@ class Split:
     """Folder of the manifest."""
     entries: tuple[ShardEntry, ...]
     """Its shards, in packing order."""
-    samples: pd.DataFrame
-    """One row a sample in packing order, RangeIndex; columns as in samples.csv."""
+    read: Callable[[Sequence[str]], pd.DataFrame]
+    """Reads columns of samples.csv, all where none is named: one row a sample in packing order,
+    RangeIndex."""
     taxonomy: Taxonomy
     """The classes of dx."""
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """All columns, read anew."""
+        return self.read(())
 
     @property
     def tars(self) -> tuple[Path, ...]:
@@ -57,7 +65,7 @@ class Split:
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self.samples)
+        return sum(entry.samples for entry in self.entries)
 
     def locations(self) -> Locations:
         """Read all indexes and return where each sample's JPEG lies.
@@ -67,17 +75,18 @@ class Split:
         """
         indexes = [read_index(self.root / entry.index_path) for entry in self.entries]
         names = [name for index in indexes for name in index.names]
-        if names != self.samples["image_id"].to_list():
+        if names != self.read(("image_id",))["image_id"].to_list():
             raise DataError(
                 f"the indexes of split {self.name} in {self.root} name other samples than "
                 f"{TABLE_NAME}: build the shards again"
             )
         sizes = [len(index.names) for index in indexes]
         empty = np.zeros(0, dtype=np.int64)
+        size = np.concatenate([empty, *(index.jpg_size for index in indexes)])
         return Locations(
             shard=np.repeat(np.arange(len(indexes), dtype=np.int32), sizes),
             offset=np.concatenate([empty, *(index.jpg_offset for index in indexes)]),
-            size=np.concatenate([empty, *(index.jpg_size for index in indexes)]),
+            size=size.astype(np.int32),
         )
 
 
@@ -91,8 +100,11 @@ class ShardSet:
     """What the set is."""
     manifest_sha256: str
     """Names the set: equal for equal source, flags and seed."""
-    samples: pd.DataFrame
-    """samples.csv: all splits, in packing order."""
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """samples.csv: all splits, in packing order. Read anew."""
+        return read_samples(self.root / TABLE_NAME)
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -113,8 +125,13 @@ class ShardSet:
                 f"split or build with another --val-fraction or --test-fraction"
             )
         shards = [entry.path for entry in entries]
-        samples = self.samples[self.samples["shard"].isin(shards)].reset_index(drop=True)
-        return Split(name, self.root, entries, samples.assign(split=name), self.taxonomy)
+
+        def read(columns: Sequence[str]) -> pd.DataFrame:
+            samples = read_samples(self.root / TABLE_NAME, [*columns, "shard"] if columns else ())
+            own = samples[samples["shard"].isin(shards)].reset_index(drop=True)
+            return pd.DataFrame(own[[*columns]]) if columns else own.assign(split=name)
+
+        return Split(name, self.root, entries, read, self.taxonomy)
 
     def _entries(self, name: str, fold: int | None) -> tuple[ShardEntry, ...]:
         folds = int(self.manifest.split["folds"])
@@ -151,7 +168,7 @@ def open_shards(root: Path) -> ShardSet:
             f"{problems[0]}{more}; `python -m pipeline.shards verify {root}` lists them: restore "
             f"the shards or build them again"
         )
-    return ShardSet(root, manifest, digest, read_samples(root / TABLE_NAME))
+    return ShardSet(root, manifest, digest)
 
 
 def cheap_problems(root: Path, manifest: Manifest) -> list[str]:

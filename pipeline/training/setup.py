@@ -26,7 +26,7 @@ from pipeline.learning.losses import Loss
 from pipeline.learning.model import build_model
 from pipeline.learning.optimizers import FrozenBackbone, MovingAverage, make_optimizer
 from pipeline.learning.probability import Outputs
-from pipeline.learning.stored_model import ModelCard
+from pipeline.learning.stored_model import ModelCard, samples_csv
 from pipeline.machine import git_revision, hardware, versions
 from pipeline.tracking.journal import PointJournal
 from pipeline.tracking.tracker import make_tracker, run_id
@@ -100,7 +100,7 @@ def set_up(
         target_of_dx=torch.from_numpy(target_of_dx).to(accelerator.device),
         stored=StoredFacts(
             card=first_card(flags, outputs, manifest_sha256, facts["git_revision"]),
-            samples=pd.concat([train, val], ignore_index=True),
+            samples=samples_csv(train, val) if on_main else b"",
             flags=flags.flat(),
         ),
         journal=make_journal(flags, progress, facts, manifest=manifest, on_main=on_main),

@@ -16,7 +16,7 @@ import torch
 from pipeline.files import publish_folder
 from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.learning.model import build_model
-from pipeline.learning.stored_model import ModelCard, stored_files
+from pipeline.learning.stored_model import ModelCard, samples_csv, stored_files
 from pipeline.owner import OWNER
 from pipeline.shards.dataset import open_shards
 
@@ -41,7 +41,9 @@ def checkpoint(tmp_path_factory, packed):
         manifest_sha256=shards.manifest_sha256,
     )
     seen = shards.samples[shards.samples["split"] != "test"]
-    publish_folder(folder, stored_files(build_model("resnet18", 7).state_dict(), card, seen))
+    publish_folder(
+        folder, stored_files(build_model("resnet18", 7).state_dict(), card, samples_csv(seen))
+    )
     return folder
 
 

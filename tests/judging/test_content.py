@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from pipeline.files import publish_folder
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.learning.model import build_model
-from pipeline.learning.probability import CLASSES
-from pipeline.learning.stored_model import ModelCard, stored_files
+from pipeline.learning.stored_model import ModelCard, samples_csv, stored_files
 from pipeline.shards.dataset import open_shards
 
 QUICK = ("--resamples", "20", "--cases", "2", "--batch-size", "8")
@@ -54,10 +54,12 @@ def outside(tmp_path_factory, command, synthetic_source):
 def checkpoint(tmp_path_factory, outside):
     shards = open_shards(outside[0])
     torch.manual_seed(0)
-    card = ModelCard("resnet18", "dx", CLASSES["dx"], 64, manifest_sha256=shards.manifest_sha256)
+    card = ModelCard("resnet18", "dx", HAM10000.classes, 64, manifest_sha256=shards.manifest_sha256)
     seen = shards.samples[shards.samples["split"] != "test"]
     folder = tmp_path_factory.mktemp("run") / "best"
-    publish_folder(folder, stored_files(build_model("resnet18", 7).state_dict(), card, seen))
+    publish_folder(
+        folder, stored_files(build_model("resnet18", 7).state_dict(), card, samples_csv(seen))
+    )
     return folder
 
 

@@ -17,7 +17,7 @@ from pipeline.files import publish_folder
 from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.judging.predict import predict as predict_images
 from pipeline.learning.model import build_model
-from pipeline.learning.stored_model import ModelCard, stored_files
+from pipeline.learning.stored_model import ModelCard, samples_csv, stored_files
 from pipeline.shards.packing.encode import encode
 from pipeline.shards.packing.shard_plan import EncodeSettings
 
@@ -30,7 +30,9 @@ def checkpoint(tmp_path_factory):
     card = ModelCard(arch=ARCH, task="dx", classes=HAM10000.classes, image_size=32)
     samples = pd.DataFrame(columns=["image_id", "lesion_id", "group", "split"])
     folder = tmp_path_factory.mktemp("run") / "best"
-    publish_folder(folder, stored_files(build_model(ARCH, 7).state_dict(), card, samples))
+    publish_folder(
+        folder, stored_files(build_model(ARCH, 7).state_dict(), card, samples_csv(samples))
+    )
     return folder
 
 

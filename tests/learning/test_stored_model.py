@@ -9,7 +9,14 @@ import torch
 from pipeline.errors import DataError
 from pipeline.files import publish_folder
 from pipeline.learning.model import build_model
-from pipeline.learning.stored_model import ModelCard, edits, load_stored, read_card, stored_files
+from pipeline.learning.stored_model import (
+    ModelCard,
+    edits,
+    load_stored,
+    read_card,
+    samples_csv,
+    stored_files,
+)
 from pipeline.training.checkpoints import best_is_of
 
 SAMPLES = pd.DataFrame(
@@ -22,7 +29,7 @@ def run(tmp_path):
     """A run folder with a model under best, the model, and its card."""
     model = build_model("resnet18", 2)
     card = ModelCard("resnet18", "binary", ("benign", "malignant"), 64, threshold=0.3)
-    publish_folder(tmp_path / "best", stored_files(model.state_dict(), card, SAMPLES))
+    publish_folder(tmp_path / "best", stored_files(model.state_dict(), card, samples_csv(SAMPLES)))
     return tmp_path, model, card
 
 

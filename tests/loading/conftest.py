@@ -74,6 +74,6 @@ def split_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Split]:
                 ShardEntry(name, "train", None, len(some), sum(map(len, tar)), "", "", {})
             )
         table = pd.DataFrame({"image_id": names, "dx": classes})
-        return Split("train", root, tuple(entries), table, HAM10000)
+        return Split("train", root, tuple(entries), lambda _: table, HAM10000)
 
     return make

@@ -1,11 +1,15 @@
 """Opened shards: splits, folds, and where each JPEG lies."""
 
+import gc
 import json
 import tarfile
+import tracemalloc
 
 import pytest
 
+from benchmarks.tiny_shards import write_tiny_shards
 from pipeline.errors import DataError
+from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import open_shards
 
 
@@ -47,3 +51,19 @@ def test_locations_point_at_each_samples_jpeg(packed):
             assert member is not None and member.read() == data
             described = archive.extractfile(f"{name}.json")
             assert described is not None and json.loads(described.read())["image_id"] == name
+
+
+def test_a_rank_keeps_less_than_a_hundred_bytes_an_image(tmp_path):
+    write_tiny_shards(tmp_path, shards=5, samples_per_shard=2000)
+    Samples(open_shards(tmp_path).split("train"))  # imports, caches
+    gc.collect()
+    tracemalloc.start()
+    split = open_shards(tmp_path).split("train")
+    samples = Samples(split)
+    gc.collect()
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(samples) == len(split) == 10_000
+    assert samples.image_id(9_999) == split.samples["image_id"].iloc[-1]
+    assert samples.rows(["ISIC_0000007", "ISIC_0009999", "ISIC_0000003"]) == [7, 9_999, 3]
+    assert kept < 100 * len(samples) and peak < 1000 * len(samples)

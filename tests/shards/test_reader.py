@@ -21,7 +21,9 @@ from pipeline.shards.dataset import open_shards
 def test_samples_are_those_of_the_loader(packed, split):
     samples = Samples(open_shards(packed).split(split))
     found = list(as_webdataset(packed, split, decode=False))
-    assert [sample["image_id"] for sample in found] == samples.image_ids
+    assert [sample["image_id"] for sample in found] == [
+        samples.image_id(row) for row in range(len(samples))
+    ]
     assert [sample["label"] for sample in found] == samples.labels.tolist()
     assert [sample["image"] for sample in found] == [samples.read(i) for i in range(len(samples))]
 
