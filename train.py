@@ -43,7 +43,7 @@ from pipeline.training import checkpoints
 from pipeline.training.epoch_end import EpochEnd
 from pipeline.training.finish import finish
 from pipeline.training.pace import Diverged, Pace
-from pipeline.training.processes import Interrupted, make_accelerator, set_threads
+from pipeline.training.processes import Interrupted, from_main, make_accelerator, set_threads
 from pipeline.training.run import Run
 from pipeline.training.setup import set_up
 from pipeline.training.start import one_start
@@ -100,8 +100,9 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
         raise
     except Interrupted as leaving:
         run.save()
-        leaving.saved = run.writer.settle()
-        run.close("interrupted", exit_code=run.interruption.exit_code, saved=leaving.saved)
+        saved = run.writer.settle()
+        run.close("interrupted", exit_code=run.interruption.exit_code, saved=saved)
+        leaving.saved = from_main(saved, accelerator)  # a launcher ends all when one has left
         raise SystemExit(run.interruption.exit_code) from None
     finally:
         run.writer.close()

@@ -167,6 +167,15 @@ def edits(path: Path) -> list[str]:
     return [name for name, (written, found) in digests.items() if written != found]
 
 
+def damage(folder: Path) -> list[str]:
+    """Return the files of a stored model, all of which are there, that are not as written."""
+    try:
+        changed, card = edits(folder), read_card(folder)
+    except DataError:
+        return [CARD]
+    return changed + [WEIGHTS] * (sha256_of(folder / WEIGHTS) != card.weights_sha256)
+
+
 def load_stored(
     path: Path, *, allow_edited: bool = False
 ) -> tuple[nn.Module, ModelCard, pd.DataFrame]:

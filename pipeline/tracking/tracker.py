@@ -6,14 +6,16 @@ A tracker never asks for input and never delays or ends a training: one that fai
 """
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
+from zlib import crc32
 
-from pipeline.errors import warn
+from pipeline.errors import DataError, warn
 from pipeline.files import write_file
 from pipeline.tracking.flags import TrackerName
 from pipeline.tracking.journal import Point, Tracker
@@ -112,9 +114,21 @@ def make_tracker(
 def run_id(run_dir: Path) -> str:
     """Return the id of RUN's W&B run from RUN/wandb_id.txt, which the first call writes (rank 0).
 
-    It is kept outside the checkpoints, so that a run killed before the first one keeps its id.
+    It is kept outside the checkpoints, so that a run killed before the first one keeps its id. Its
+    second half is the CRC-32 of the first; ids of earlier versions have eight letters without it.
+
+    Raises:
+        DataError: the file is damaged.
     """
     path = run_dir / "wandb_id.txt"
     if not path.exists():
-        write_file(path, uuid4().hex[:8] + "\n")
-    return path.read_text().strip()
+        write_file(path, checked(uuid4().hex[:8]) + "\n")
+    found = path.read_text(errors="replace").strip()
+    if found != checked(found[:8]) and not re.fullmatch("[0-9a-f]{8}", found):
+        raise DataError(f"{path}: damaged: {found!r}; remove it to begin another W&B run")
+    return found
+
+
+def checked(word: str) -> str:
+    """Return a word and its CRC-32."""
+    return f"{word}{crc32(word.encode()):08x}"

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from pipeline.errors import DataError, warn
 from pipeline.files import point, publish_folder, sha256, sha256_of, sha256_of_values
 from pipeline.learning.foreign_weights import WEIGHTS
-from pipeline.learning.stored_model import CARD, SAMPLES, read_card, stored_folder
+from pipeline.learning.stored_model import CARD, SAMPLES, damage, read_card, stored_folder
 
 FORMAT_VERSION = 1
 """Version of checkpoint.json."""
@@ -156,8 +156,7 @@ def best_is_of(run_dir: Path, epoch: int) -> bool:
     """
     with suppress(DataError):
         folder = stored_folder(run_dir / "best")
-        card = read_card(folder)
-        if card.epoch == epoch and sha256_of(folder / WEIGHTS) == card.weights_sha256:
+        if not damage(folder) and read_card(folder).epoch == epoch:
             if not (run_dir / "best").is_dir():
                 point(run_dir / "best", folder)
             return True
@@ -168,6 +167,26 @@ def best_is_of(run_dir: Path, epoch: int) -> bool:
                 files = {name: (folder / name).read_bytes() for name in MODEL_FILES}
                 return write_best(run_dir, found.step, files)
     return False
+
+
+def mend_best(run_dir: Path, epoch: int) -> None:
+    """Take a damaged RUN/best again from the checkpoint of its epoch; warn where that is gone."""
+    try:
+        damaged = damage(folder := stored_folder(run_dir / "best"))
+    except DataError:  # there is none yet
+        return
+    if not damaged:
+        return
+    mended = best_is_of(run_dir, epoch)
+    warn(
+        f"{folder}: {' and '.join(damaged)} damaged: not as written; "
+        + (
+            "taken again from its checkpoint"
+            if mended
+            else f"no checkpoint of epoch {epoch}, the best, is left: unless a later epoch is "
+            "better this run will end with an error (--resume never begins anew)"
+        )
+    )
 
 
 def discard(run_dir: Path, step: int) -> None:

@@ -170,10 +170,8 @@ class EpochEnd:
         self.write_best()
         best_epoch = progress.best_epoch
         missing = [] if checkpoints.best_is_of(run_dir, best_epoch) else ["best"]
-        tables = ("history.csv", "timing.csv", "curves.png")
-        if self.tables_failed or not all((run_dir / name).is_file() for name in tables):
-            self.write_tables(progress.history, progress.timing)
-            missing += tables if self.tables_failed else ()
+        self.write_tables(progress.history, progress.timing)  # a complete run's may be damaged
+        missing += ("history.csv", "timing.csv", "curves.png") if self.tables_failed else ()
         if missing:
             kept = next((f"from {f.name}" for f in checkpoints.step_folders(run_dir)), "anew")
             raise DataError(

@@ -17,7 +17,7 @@ from pipeline.errors import DataError, warn
 from pipeline.files import tidy, writing
 from pipeline.learning.flags import Schedule
 from pipeline.owner import OWNER
-from pipeline.training.checkpoints import Checkpoint, read_checkpoint, step_folders
+from pipeline.training.checkpoints import Checkpoint, mend_best, read_checkpoint, step_folders
 from pipeline.training.flags import DecisionFlags, RunFlags, TrackingFlags, TrainFlags
 
 EPOCH_SHAPED: tuple[Schedule, ...] = ("cosine", "onecycle")
@@ -81,6 +81,7 @@ def resume(flags: TrainFlags, *, manifest_sha256: str, processes: int) -> dict[s
     for folder in step_folders(run_dir):  # damaged, or of a course that is given up now
         if int(folder.name.removeprefix("step-")) > found.step:
             shutil.rmtree(folder, ignore_errors=True)
+    mend_best(run_dir, state["progress"]["best_epoch"])
     place = f"epoch {found.epoch}, batch {found.batch}, step {found.step}"
     print(f"resuming from {found.folder}: {place}", flush=True)
     if not same:
