@@ -2,6 +2,8 @@
 # Train on two nodes of eight GPUs and resume automatically: a crashed rank is restarted in place;
 # two minutes before the time limit the run saves, and the job is queued again and resumes.
 #   sbatch configs/slurm.sh --shards shards/ham10000 --run-dir runs/r34 --epochs 90
+#   GPUS=4 sbatch --gpus-per-node=4 --cpus-per-task=32 configs/slurm.sh ...   # processes of a node
+#   GPUS=1 sbatch --gpus-per-node=0 --cpus-per-task=16 configs/slurm.sh ...   # no GPU: CPU ranks
 #SBATCH --job-name=ham10000
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -14,9 +16,10 @@
 #SBATCH --signal=B:USR1@120
 
 set -u
-GPUS=8
-MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MAIN GPUS
+export GPUS=${GPUS:-8}
+FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MAIN=$(scontrol show node -o "$FIRST" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')  # or its name
+export MAIN
 export PORT=$((29500 + SLURM_JOB_ID % 1000))
 
 RUN=runs/default BEFORE=
@@ -30,21 +33,21 @@ code() {  # launchers turn every exit code into 1; RUN/exit.json has that of tra
 }
 
 again() {
-    echo "two minutes to the time limit: saving and queueing the job again"
-    kill -TERM "$STEP"   # srun passes it to the launchers and they to the ranks, which save and exit
-    wait "$STEP"
+    echo "the time limit is near: saving and queueing the job again"
+    scancel --signal=TERM "$SLURM_JOB_ID.0"  # to launchers and ranks, which save and exit; srun
+    wait "$STEP"                             # itself would turn a SIGTERM into a SIGKILL of its tasks
     case $(code) in 0|2) exit "$(code)" ;; esac  # done, or a mistake that stays one
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
 }
 trap again USR1
 
-# SLURM_NODEID is set on the node only, hence the inner shell
-srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
+# SLURM_NODEID is set on the node only, hence the inner shell; srun inherits no --cpus-per-task
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c 'exec accelerate launch \
     --multi_gpu --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * GPUS)) \
     --machine_rank "$SLURM_NODEID" --main_process_ip "$MAIN" --main_process_port "$PORT" \
-    --rdzv_backend c10d --max_restarts 3 --mixed_precision bf16 \
-    train.py --checkpoint-minutes 5 "$@"' -- "$@" &
+    --rdzv_backend c10d --rdzv_conf "is_host=$((SLURM_NODEID == 0)),read_timeout=300" \
+    --max_restarts 3 --mixed_precision bf16 train.py --checkpoint-minutes 5 "$@"' -- "$@" &
 STEP=$!
 wait "$STEP"
 ENDED=$?

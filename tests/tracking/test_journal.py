@@ -3,9 +3,11 @@
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import DataError
 from pipeline.tracking.journal import KEPT_POINTS, PointJournal, Tracker
 from pipeline.tracking.tracker import BackgroundTracker, run_id
 
@@ -85,4 +87,14 @@ def test_tracker_that_hangs_delays_nothing(capsys):
 def test_id_of_the_wandb_run_is_made_once(tmp_path):
     made = run_id(tmp_path)
     assert made == run_id(tmp_path) == (tmp_path / "wandb_id.txt").read_text().strip()
-    assert len(made) == 8 and made.isalnum()
+    assert len(made) == 16 and made.isalnum()
+
+
+def test_a_damaged_id_of_the_wandb_run_is_refused_and_an_earlier_versions_is_taken(tmp_path):
+    path = tmp_path / "wandb_id.txt"
+    made = run_id(tmp_path)
+    path.write_text(f"{made[:3]}{'1' if made[3] == '0' else '0'}{made[4:]}\n")
+    with pytest.raises(DataError, match=r"wandb_id\.txt: damaged: .*remove it"):
+        run_id(tmp_path)
+    path.write_text("0123abcd\n")
+    assert run_id(tmp_path) == "0123abcd"
