@@ -33,6 +33,7 @@ from pipeline.figures import Tile, contact_sheet, save
 from pipeline.files import require_writable, write_file, writing
 from pipeline.ham10000.decoding.pixels import rgb_pixels
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
+from pipeline.ham10000.taxonomy import load
 from pipeline.machine import cores
 
 NEIGHBOURS = 20
@@ -57,9 +58,11 @@ def run(flags: DuplicatesFlags) -> None:
     """Write the table of pairs and the contact sheet of the best new ones."""
     require_writable(flags.out, "--out", file=True)
     cv2.setNumThreads(1)  # the threads of _in_threads keep every core busy
+    taxonomy, against = load(flags.taxonomy), None
     choice = {"image_types": flags.image_type, "on_bad_image": flags.on_bad_image}
-    photographs = open_photographs(flags.source, **choice)
-    against = None if flags.against is None else open_photographs(flags.against, **choice)
+    photographs = open_photographs(flags.source, taxonomy, **choice)
+    if flags.against is not None:
+        against = open_photographs(flags.against, taxonomy, **choice)
     skip = flags.on_bad_image == "skip"
     workers = flags.workers or cores()
     pairs = find_pairs(photographs, against, workers=workers, seed=flags.seed, skip=skip)

@@ -19,6 +19,8 @@ class DuplicatesFlags:
     against: Path | None = None
     """Another such folder: find the images of --source that show an image of this one, whatever
     their ids, also resized, cropped, turned or compressed again (mirrored ones are not found)."""
+    taxonomy: str = "ham10000"
+    """Classes of the diagnoses, as for build; images of others are not looked at."""
     image_type: tuple[ImageType, ...] = ()
     """Kinds of photographs to look at, as for build."""
     on_bad_image: OnBadImage = "error"

@@ -13,6 +13,7 @@ from pipeline.errors import DataError
 from pipeline.ham10000.flags import ImageType
 from pipeline.ham10000.images import OnBadImage
 from pipeline.ham10000.source import Source, open_source
+from pipeline.ham10000.taxonomy import HAM10000, Taxonomy
 from pipeline.shards.dataset import ShardSet, open_shards
 from pipeline.shards.format import read_index
 from pipeline.shards.manifest import MANIFEST_NAME, SPLITS
@@ -33,7 +34,11 @@ class Photographs:
 
 
 def open_photographs(
-    path: Path, *, image_types: Sequence[ImageType] = (), on_bad_image: OnBadImage = "error"
+    path: Path,
+    taxonomy: Taxonomy = HAM10000,
+    *,
+    image_types: Sequence[ImageType] = (),
+    on_bad_image: OnBadImage = "error",
 ) -> Photographs:
     """Open a source folder, shards, or a split's folder within shards.
 
@@ -45,7 +50,9 @@ def open_photographs(
             shards = open_shards(root)
             table = shards.samples
             return packed(shards, pd.DataFrame(table[table["split"].isin(splits)]))
-    return of_source(open_source(path, image_types=image_types, on_bad_image=on_bad_image))
+    return of_source(
+        open_source(path, taxonomy, image_types=image_types, on_bad_image=on_bad_image)
+    )
 
 
 def of_source(source: Source) -> Photographs:

@@ -49,6 +49,15 @@ def scored(
     return scores
 
 
+def renamed(by_class: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Return probabilities [N] by other names; those of one name are added, those of none left."""
+    found: dict[str, np.ndarray] = {}
+    for dx, values in by_class.items():
+        if dx in names:  # a sum of float64 shares can exceed 1.0 by one rounding step
+            found[names[dx]] = np.minimum(found.get(names[dx], 0.0) + values, 1.0)
+    return found
+
+
 def judged_classes(frame: pd.DataFrame, taxonomy: Taxonomy) -> tuple[str, ...]:
     """Return the classes whose probability a table has; none for a binary model."""
     return tuple(dx for dx in taxonomy.classes if f"prob_{dx}" in frame.columns)
@@ -130,6 +139,16 @@ def require_probabilities(
 def as_csv(frame: pd.DataFrame) -> str:
     """Return a table as CSV; every float in the shortest form that reads back exactly."""
     return frame.to_csv(index=False, lineterminator="\n")
+
+
+def in_classes_of(frame: pd.DataFrame, own: Taxonomy, other: Taxonomy) -> pd.DataFrame:
+    """Return a table with dx (else "") and probabilities in those classes of ``other`` that map."""
+    shared = own.shared(other)
+    columns = {dx: f"prob_{dx}" for dx in judged_classes(frame, own)}
+    by_class = renamed({dx: frame[name].to_numpy() for dx, name in columns.items()}, shared)
+    table = frame.drop(columns=list(columns.values()))
+    named = {f"prob_{dx}": values for dx, values in by_class.items()}
+    return table.assign(dx=[shared.get(dx, "") for dx in frame["dx"]], **named)
 
 
 def read(path: Path, taxonomy: Taxonomy = HAM10000) -> pd.DataFrame:

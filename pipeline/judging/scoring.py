@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pipeline.evaluation.flags import SpeedFlags
-from pipeline.evaluation.predictions import scored
+from pipeline.evaluation.predictions import renamed, scored
 from pipeline.learning.flags import Tta
 from pipeline.learning.inference import Predictions, predict_logits
 from pipeline.learning.probability import class_probabilities, malignant_probability
@@ -73,16 +73,12 @@ def scores(
     probabilities of classes of one name are added.
     """
     fitted = (card.outputs, card.temperature, card.bias)
-    by_class: dict[str, np.ndarray] = {}
-    for dx, column in zip(card.classes, class_probabilities(logits, *fitted).T, strict=True):
-        if dx in classes:
-            name = classes[dx]
-            by_class[name] = np.minimum(by_class.get(name, 0.0) + column, 1.0)
+    own = dict(zip(card.classes, class_probabilities(logits, *fitted).T, strict=True))
     return scored(
         threshold,
         prob_malignant=malignant_probability(logits, *fitted),
         prob_uncalibrated=malignant_probability(logits, card.outputs),
-        by_class=by_class,
+        by_class=renamed(own, classes),
     )
 
 

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics.comparison import bootstrap_p, compare, delong, mcnemar
+from pipeline.evaluation.predictions import in_classes_of, judged_classes
 from pipeline.evaluation.report.page import as_json, figure
+from pipeline.ham10000.taxonomy import HAM10000, load
 
 
 def structural_components(label, score):
@@ -83,3 +86,35 @@ def test_a_test_that_one_malignant_image_leaves_undefined_is_null_in_the_table(p
     assert found["delong"]["p"] is None
     assert found["metrics"]["roc_auc"]["difference"] == 0
     assert figure(float("nan")) == "–"
+
+
+def test_diagnoses_are_compared_over_the_classes_that_both_models_have(predictions):
+    """The second model knows eight classes: ak is akiec here, and scc is none of the seven."""
+    eight = load("isic2019")
+    rng = np.random.default_rng(3)
+    names = {"akiec": "ak"}
+    table = predictions.drop(columns=[f"prob_{dx}" for dx in HAM10000.classes])
+    table["dx"] = [names.get(dx, dx) for dx in predictions["dx"]]
+    table[[f"prob_{dx}" for dx in eight.classes]] = rng.dirichlet(np.ones(8), len(table))
+    second = in_classes_of(table, eight, HAM10000)
+    assert second["dx"].tolist() == predictions["dx"].tolist()
+    assert second["prob_akiec"].tolist() == table["prob_ak"].tolist()
+    assert judged_classes(second, HAM10000) == HAM10000.classes and "prob_scc" not in second
+    found = compare(predictions, second, classes=HAM10000.classes[:4], resamples=20)
+    assert found["classes"] == ["akiec", "bcc", "bkl", "df"]
+    columns = [f"prob_{dx}" for dx in found["classes"]]
+    inside = predictions["dx"].isin(found["classes"]).to_numpy()
+    truth = predictions["dx"].to_numpy()[inside]
+    for key, frame in (("a", predictions), ("b", second)):
+        called = np.array(found["classes"])[frame[columns].to_numpy()[inside].argmax(axis=1)]
+        scores = {
+            "accuracy_dx": accuracy_score(truth, called),
+            "balanced_accuracy_dx": balanced_accuracy_score(truth, called),
+        }
+        for name, expected in scores.items():
+            assert found["metrics"][name][key] == pytest.approx(expected)
+
+
+def test_models_without_shared_classes_are_compared_as_malignant_or_benign(predictions):
+    found = compare(predictions, predictions, classes=["mel"], resamples=20)
+    assert found["classes"] == [] and "accuracy_dx" not in found["metrics"]

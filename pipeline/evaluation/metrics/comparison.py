@@ -6,6 +6,8 @@ The bootstrap resamples lesions and is the one to quote. DeLong (fast form of Su
 takes images as independent; McNemar compares the decisions at each model's own threshold.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -13,11 +15,16 @@ from scipy import stats
 from pipeline.errors import DataError
 from pipeline.evaluation.metrics.binary import binary_metrics, ones
 from pipeline.evaluation.metrics.bootstrap import RESAMPLES, interval, resample
+from pipeline.evaluation.metrics.multiclass import dx_accuracies
 
 COMPARED = (
     *("roc_auc", "pr_auc", "partial_auc_tpr80", "accuracy", "balanced_accuracy"),
     *("sensitivity", "specificity", "brier", "ece"),
 )
+
+
+COMPARED_DX = ("accuracy_dx", "balanced_accuracy_dx")
+"""Over the classes that both models have, and their images."""
 
 
 def delong(label: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
@@ -82,28 +89,47 @@ def aligned(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd
     if not np.array_equal(first["label"], second["label"]):
         raise DataError(
             "the reports disagree on the labels of the same images; were the shards built from "
-            "the same metadata?"
+            "the same metadata, and does their --taxonomy call the same classes malignant?"
         )
     return first.reset_index(drop=True), second
 
 
 def compare(
-    first: pd.DataFrame, second: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    *,
+    classes: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict:
     """Return each metric of two checked predictions tables, the differences, and the tests.
 
-    Differences are second - first; the resamples are of lesions and paired.
+    Differences are second - first; the resamples are of lesions and paired. ``classes`` are those
+    that both tables have probabilities of; fewer than two are not compared.
     """
     first, second = aligned(first, second)
     label, groups = first["label"].to_numpy(), first["group"].to_numpy()
     models = [(f["prob_malignant"].to_numpy(), f["predicted"].to_numpy()) for f in (first, second)]
 
+    dx = first["dx"].to_numpy()
+    rows = np.flatnonzero(np.isin(dx, classes) & (dx == second["dx"].to_numpy()))
+    classes = classes if len(classes) > 1 and len(rows) else ()
+    compared = (*COMPARED, *(COMPARED_DX if classes else ()))
+    truth = np.array([classes.index(each) for each in dx[rows]] if classes else [], dtype=int)
+    columns = [f"prob_{name}" for name in classes]
+    called = [f[columns].to_numpy()[rows].argmax(axis=1) for f in (first, second) if classes]
+
     def both(weights: np.ndarray) -> list[dict[str, np.ndarray]]:
-        return [binary_metrics(label, prob, decided, weights) for prob, decided in models]
+        found = [binary_metrics(label, prob, decided, weights) for prob, decided in models]
+        if classes:
+            inside = weights[rows]
+            of_classes = [dx_accuracies(truth, each, inside, len(classes))[0] for each in called]
+            found = [a | b for a, b in zip(found, of_classes, strict=True)]
+        return found
 
     def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
         a, b = both(weights)
-        return {name: b[name] - a[name] for name in COMPARED}
+        return {name: b[name] - a[name] for name in compared}
 
     a, b = both(ones(len(first)))
     draws = resample(difference, groups, resamples=resamples, seed=seed)
@@ -118,8 +144,9 @@ def compare(
                 "ci95": interval(draws[name]),
                 "p": bootstrap_p(draws[name]),
             }
-            for name in COMPARED
+            for name in compared
         },
+        "classes": list(classes),
         "delong": delong(label, *(prob for prob, _ in models)),
         "mcnemar": mcnemar(*(decided == label for _, decided in models)),
     }

@@ -19,8 +19,22 @@ def dx_metrics(
 
     ``truth`` is the index of the class, [N] int; ``probabilities`` [N, K] float64 0-1.
     """
-    right = probabilities.argmax(axis=1) == truth
-    member = truth == np.arange(len(classes))[:, None]
+    values, recall = dx_accuracies(truth, probabilities.argmax(axis=1), weights, len(classes))
+    for k, dx in enumerate(classes):
+        ranked = rank((truth == k).astype(float), probabilities[:, k], weights)
+        values |= {f"recall_dx_{dx}": recall[k], f"roc_auc_dx_{dx}": roc_auc(ranked)}
+    return values
+
+
+def dx_accuracies(
+    truth: np.ndarray, called: np.ndarray, weights: np.ndarray, classes: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return accuracy and balanced accuracy, and the recall of each class, [classes, weightings].
+
+    ``truth`` and ``called`` are indexes of classes, [N] int.
+    """
+    right = called == truth
+    member = truth == np.arange(classes)[:, None]
     counts = member.astype(float) @ weights
     hits = (member & right).astype(float) @ weights
     recall = ratio(hits, counts, np.nan)
@@ -29,10 +43,7 @@ def dx_metrics(
         "accuracy_dx": ratio(hits.sum(axis=0), counts.sum(axis=0), np.nan),
         "balanced_accuracy_dx": np.nansum(recall, axis=0) / present,
     }
-    for k, dx in enumerate(classes):
-        ranked = rank(member[k].astype(float), probabilities[:, k], weights)
-        values |= {f"recall_dx_{dx}": recall[k], f"roc_auc_dx_{dx}": roc_auc(ranked)}
-    return values
+    return values, recall
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

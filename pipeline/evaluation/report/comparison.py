@@ -13,12 +13,18 @@ from sklearn.metrics import roc_curve
 from pipeline.errors import DataError
 from pipeline.evaluation.flags import CompareFlags
 from pipeline.evaluation.metrics.comparison import compare
-from pipeline.evaluation.predictions import read
-from pipeline.evaluation.report.page import as_json, template, write_files
+from pipeline.evaluation.predictions import in_classes_of, judged_classes, read
+from pipeline.evaluation.report.page import METRIC_NAMES, as_json, template, write_files
 from pipeline.evaluation.report.plots import unit_square
 from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, blank, data_url, png, smaller_png
 from pipeline.folders import utf8
+from pipeline.ham10000.taxonomy import described
 from pipeline.owner import sole_writer
+
+CLASS_METRIC_NAMES = {
+    "accuracy_dx": "Accuracy of the diagnosis",
+    "balanced_accuracy_dx": "Balanced accuracy of the diagnosis",
+}
 
 LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (PURPLE, ":"))
 """Colour and stroke of each report's curve."""
@@ -40,18 +46,26 @@ def run(flags: CompareFlags) -> None:
 
 def write_comparison(flags: CompareFlags) -> list[dict]:
     """Write the page; return what is in it of each pair."""
-    tables = [read(folder / "predictions.csv") for folder in flags.reports]
     metrics = [read_metrics(folder) for folder in flags.reports]
+    taxonomies = [described(found.get("taxonomy")) for found in metrics]
+    tables = [
+        read(folder / "predictions.csv", taxonomy)
+        for folder, taxonomy in zip(flags.reports, taxonomies, strict=True)
+    ]
     names = [utf8(folder) for folder in flags.reports]
     boot = {"resamples": flags.resamples, "seed": flags.seed}
-    pairs = [
-        {"first": names[0], "second": name, **compare(tables[0], table, **boot)}
-        for name, table in zip(names[1:], tables[1:], strict=True)
-    ]
+    pairs = []
+    for name, table, taxonomy in zip(names[1:], tables[1:], taxonomies[1:], strict=True):
+        second = in_classes_of(table, taxonomy, taxonomies[0])
+        classes = [dx for dx in judged_classes(tables[0], taxonomies[0]) if f"prob_{dx}" in second]
+        found = compare(tables[0], second, classes=classes, **boot)
+        pairs.append({"first": names[0], "second": name, **found})
     summary = {"reports": names, "n": len(tables[0]), "bootstrap": boot, "comparisons": pairs}
     plot = png(curves(names, tables, metrics))
     image = data_url(smaller_png(plot), "png")
-    page = template("comparison.html.j2").render(summary=summary, metrics=metrics, image=image)
+    page = template("comparison.html.j2").render(
+        summary=summary, metrics=metrics, image=image, names=METRIC_NAMES | CLASS_METRIC_NAMES
+    )
     files = {"roc.png": plot, "report.html": page, "comparison.json": as_json(summary)}
     write_files(flags.out, files)
     return pairs
