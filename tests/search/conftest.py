@@ -1,8 +1,13 @@
 """A desk: starts searches whose trainings take milliseconds, and shows what they started."""
 
 import json
+import os
+import pwd
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -125,3 +130,63 @@ def other_desk(pad: Callable[[dict], int], tmp_path: Path) -> Desk:
     folder = tmp_path / "other"
     folder.mkdir()
     return Desk(pad, folder)
+
+
+# -- databases
+
+
+@dataclass
+class Server:
+    """A cluster on a loopback port, as an unprivileged user."""
+
+    url: str
+    control: Callable[..., None]
+
+
+def account() -> str | None:
+    """PostgreSQL refuses root: the user to run it as, None for the present one."""
+    if os.getuid():
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in ("postgres", "nobody") if name in names)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    pytest.importorskip("psycopg", reason="no driver: pip install 'dermpipe[postgres]'")
+    found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")), shutil.which("initdb")]
+    if not (programs := [Path(path) for path in found if path]):
+        pytest.skip("no PostgreSQL server installed: apt-get install postgresql")
+    user = account()
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    if user:
+        shutil.chown(folder, user)
+    data, log = folder / "data", folder / "log"
+
+    def run(program: str, *words: object) -> None:
+        command = [str(programs[0].with_name(program)), "-D", str(data), *map(str, words)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(command, cwd=folder, user=user, check=True, timeout=100, **quiet)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    run("initdb", "--auth=trust", "--username=search", "--no-sync")
+
+    def control(what: str) -> None:
+        run("pg_ctl", "-w", "-l", log, "-o", options, "-m", "immediate", what)
+
+    control("start")
+    yield Server(f"postgresql://search@127.0.0.1:{port}/postgres", control)
+    control("stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def either(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Flags of a study of the test's own, on a server or in STUDY/study.db."""
+    if request.param == "sqlite":
+        return ()
+    server = request.getfixturevalue("server")
+    return ("--storage", server.url, "--study-name", request.node.name)

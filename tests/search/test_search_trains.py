@@ -72,3 +72,25 @@ def test_search_through_the_launcher_is_killed_continues_and_names_flags_that_tr
     assert done.returncode == 0
     config = json.loads((tmp_path / "study-best" / "config.json").read_text())
     assert config["flags"]["lr"] == pytest.approx(table["lr"][0], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_eight_trainings_by_two_searches_one_of_which_is_killed(packed, tmp_path, either):
+    study, logs = tmp_path / "study", [tmp_path / "one.log", tmp_path / "two.log"]
+    words = ("--trials", "8", "--epochs", "2", "--only", "lr", "--pruner", "none")
+    words += ("--command", "python train.py", *either)
+    first = start(study, packed, logs[0], *words)
+    trial = study / "trials" / "000"
+    give_up = time.monotonic() + 200
+    while not list(trial.glob("checkpoints/step-*")):
+        assert first.poll() is None and time.monotonic() < give_up, logs[0].read_text()
+        time.sleep(0.05)
+    second = start(study, packed, logs[1], *words)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert second.wait(timeout=500) == 0, logs[1].read_text()
+    table = pd.read_csv(study / "trials.csv")
+    assert len(table) in (8, 9) and set(table["state"]) == {"complete"}
+    assert sorted(table["trial"]) == list(range(len(table)))
+    assert "resuming from" in (trial / "search.log").read_text()
+    assert len(pd.read_csv(trial / "history.csv")) == 2
