@@ -17,12 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import botocore.session
+from botocore.exceptions import EndpointConnectionError
 from safetensors.numpy import load_file
 
 from pipeline import figures
@@ -214,16 +215,16 @@ def object_store(bench: Bench) -> Iterator[str]:
     before = dict(os.environ)
     os.environ.update({**set_up, "AWS_DEFAULT_REGION": "us-east-1", "NO_PROXY": "127.0.0.1"})
     try:
-        for _ in range(300):
+        while True:
             if server.poll() is not None:
                 raise DataError("--places fetch needs an S3 server: pip install 'moto[server]'")
-            with suppress(OSError):
-                bucket = urllib.request.Request(f"{url}/b", method="PUT")
-                urllib.request.urlopen(bucket, timeout=5)
+            with suppress(EndpointConnectionError):
+                client = botocore.session.get_session().create_client("s3", endpoint_url=url)
+                client.create_bucket(Bucket="bench")
                 break
             time.sleep(0.1)
-        bench.run(*bench.pack, "--out", "s3://b/shards")
-        yield "s3://b/shards"
+        bench.run(*bench.pack, "--out", "s3://bench/shards")
+        yield "s3://bench/shards"
     finally:
         server.kill()
         server.wait()
