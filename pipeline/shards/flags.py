@@ -25,7 +25,8 @@ class SplitPolicy:
     val_fraction: float = 0.2
     """Share of all images; not used with --folds."""
     test_fraction: float | None = None
-    """Share of all images. Default: 0.15; 0 with --split-by image or an official test set."""
+    """Share of all images. Default: 0.15; 0 with --split-by image or an official test set. 1: all
+    are the test split, as of a set that a model is only judged on."""
     folds: int = 0
     """Cross-validation folds in place of train and val, for --fold of train.py. 0: none."""
     seed: int = 0
@@ -42,6 +43,8 @@ class SplitPolicy:
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on."""
         val, test = self.val_fraction, self.test_fraction or 0.0
+        if test == 1:
+            val, test = 0.0, 0.0
         for flag, share in (("val", val), ("test", test)):
             if not 0 <= share < 1:
                 raise DataError(f"--{flag}-fraction is {share}; expected 0 or more, and below 1")
@@ -62,9 +65,11 @@ class SplitPolicy:
     def fractions(self) -> dict[str, float]:
         """Return the share of each part: the splits, or the folds as ``"0"``, ``"1"`` and test."""
         test = self.test_share()
-        if self.folds:
+        if self.folds and test < 1:
             share = (1 - test) / self.folds
             return {str(fold): share for fold in range(self.folds)} | {"test": test}
+        if test == 1:
+            return {"test": 1.0}
         return {"train": 1 - self.val_fraction - test, "val": self.val_fraction, "test": test}
 
 

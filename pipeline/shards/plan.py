@@ -30,6 +30,9 @@ TABLE_COLUMNS: tuple[str, ...] = (
 FILE_NAME = "file_name"
 """Last column of samples.csv where an image id is not its file's name: the name in the source."""
 
+SKIN_TONE = "skin_tone"
+"""Column of samples.csv after ``TABLE_COLUMNS`` where the source has it: its own scale, as text."""
+
 LEFT_OUT = "left_out"
 """The ``split`` of images that are not packed, as they show a lesion of the test set."""
 
@@ -62,7 +65,7 @@ def place(
         placed.loc[~official & placed["group"].isin(known), "split"] = LEFT_OUT
     free = pd.DataFrame(placed[~official & (placed["split"] != LEFT_OUT)])
     fractions = policy.fractions()
-    if own is not None:
+    if own is not None and policy.test_fraction != 1:
         placed.loc[free.index, "split"] = own
         if "val" in set(own[free.index]):
             return placed
@@ -70,7 +73,7 @@ def place(
         fractions = {"train": 1 - policy.val_fraction, "val": policy.val_fraction}
     units = pd.Series(free["group" if policy.split_by == "lesion" else "image_id"])
     part = assign(free, units, fractions, seed=policy.seed)
-    if policy.folds:
+    if "0" in fractions:
         placed.loc[free.index, "split"] = part.where(part == "test", "train")
         placed.loc[free.index, "fold"] = part.where(part != "test", "-1").astype(int)
     else:

@@ -18,7 +18,7 @@ from pipeline.ham10000.metadata import age_band
 SMALLEST = 20
 """Images below which a subgroup gets no metrics."""
 
-PATIENT_FACTORS = ("sex", "age_band", "localization", "dx_type")
+PATIENT_FACTORS = ("sex", "age_band", "localization", "skin_tone", "dx_type")
 ERROR_FACTORS = ("dx", "localization", "age_band", "dx_type", "sharpness_band", "brightness_band")
 FIGURES = ("roc_auc", "sensitivity", "specificity", "accuracy", "error_rate")
 
@@ -36,7 +36,7 @@ def banded(frame: pd.DataFrame) -> pd.DataFrame:
     for column in ("sharpness", "brightness"):
         if column in frame.columns:
             frame[f"{column}_band"] = quartile_band(frame[column].to_numpy())
-    for column in ("sex", "localization", "dx_type"):
+    for column in frame.columns.intersection(["sex", "localization", "skin_tone", "dx_type"]):
         frame[column] = frame[column].fillna("").astype(str).replace("", "unknown")
     return frame
 

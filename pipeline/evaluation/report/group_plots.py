@@ -12,6 +12,7 @@ FACTOR_NAMES = {
     "sex": "Sex",
     "age_band": "Age, years",
     "localization": "Site",
+    "skin_tone": "Skin tone, as the source has it",
     "dx_type": "Diagnosed by",
     "dx": "Diagnosis",
     "sharpness_band": "Sharpness, quarter",

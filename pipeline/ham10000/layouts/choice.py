@@ -40,6 +40,8 @@ class Choice:
     """Columns that it must have."""
     beside: list[Path] = field(default_factory=list)
     """Tables with an image id and no diagnosis."""
+    by_lesion: list[Path] = field(default_factory=list)
+    """Tables with diagnoses of lesions and no image id."""
     others: list[str] = field(default_factory=list)
     """What the tables that cannot be used lack, a sentence each."""
 
@@ -79,6 +81,9 @@ def choose_table(source: Path, taxonomy: Taxonomy, *, without: Path | None = Non
             )
         if usable and not choice.table:
             choice.table, choice.kind = usable[0], kinds[usable[0]]
+    if not choice.table and len(choice.by_lesion) == 1 and choice.beside:
+        choice.table, *others = choice.beside
+        choice.beside = [*choice.by_lesion, *others]
     return choice
 
 
@@ -106,6 +111,8 @@ def _kind(path: Path, choice: Choice) -> str:
     if not (ids and labelled):
         if ids:
             choice.beside.append(path)
+        elif labelled and "lesion_id" in our_columns(columns).values():
+            choice.by_lesion.append(path)
         if ids or len(columns) > 1:
             choice.others.append(_lack(path, header, bool(ids), labelled))
         return ""

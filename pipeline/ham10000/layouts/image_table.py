@@ -18,7 +18,7 @@ import pandas as pd
 from pipeline.errors import DataError, warn
 from pipeline.ham10000.flags import ImageType
 from pipeline.ham10000.layouts import labels
-from pipeline.ham10000.metadata import MISSING, check_metadata
+from pipeline.ham10000.metadata import MISSING, UNKNOWN, check_metadata
 from pipeline.ham10000.names import key, without_extension
 from pipeline.ham10000.tables import read_table, refuse_rows, require_columns
 from pipeline.ham10000.taxonomy import Taxonomy
@@ -27,19 +27,26 @@ ARCHIVE_TYPES = {"tbp tile": "tbp", "rcm": "confocal", "overview": "clinical"}
 """Our word by the archive's for a kind of photograph, before the colon."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "image_id": ("isic_id", "image_name", "image", "imageid", "file_name", "filename", "img_id"),
+    "image_id": (
+        *("isic_id", "image_name", "image", "imageid", "file_name", "filename", "img_id"),
+        *("ddi_file", "bcn_filename", "derm"),
+    ),
     "lesion_id": ("lesionid",),
     "patient_id": ("patientid", "patient"),
     "dx_type": ("diagnosis_confirm_type",),
     "age": ("age_approx",),
     "sex": ("gender",),
-    "localization": ("anatom_site_general", "anatom_site_general_challenge", "localisation"),
+    "localization": (
+        *("anatom_site_general", "anatom_site_general_challenge", "localisation"),
+        *("region", "location", "site"),
+    ),
+    "skin_tone": ("fitspatrick", "fitzpatrick", "fitzpatrick_skin_type", "skin_tone_class"),
     "image_type": (),
     "split": (),
 }
 """Our columns and their names elsewhere; the first that a table has counts."""
 
-EXTRA = ("patient_id", "split")
+EXTRA = ("patient_id", "split", "skin_tone")
 """Columns that the result has where the table has them."""
 
 KNOWN = {*ALIASES, *(other for others in ALIASES.values() for other in others), *labels.COLUMNS}
@@ -57,7 +64,7 @@ class Rows(NamedTuple):
     """What a table says of its images."""
 
     table: pd.DataFrame
-    """As ``check_metadata`` gives it; patient_id and split where the table has them, file_name
+    """As ``check_metadata`` gives it; patient_id, split, skin_tone where known, file_name
     where a key is not it."""
     labels: labels.Kind
     left_out: tuple[tuple[str, str], ...]
@@ -93,7 +100,7 @@ def read_images(
         taxonomy: the classes that its diagnoses are mapped to.
         image_types: kinds of photographs to keep, where the table names them. Default: dermoscopic
             ones, or all where none is.
-        beside: tables that give further columns by image id.
+        beside: tables that give further columns by image id, or diagnoses by lesion id.
         required: columns (our names) that must be there.
 
     Raises:
@@ -133,9 +140,12 @@ def rows_of(
             unknown = table[name].str.lower().isin(MISSING)
             table[name] = table[name].mask(unknown, ids if name == "lesion_id" else "")
     table["dx_type"] = table["dx_type"].replace(DX_TYPES)
+    tone = table["skin_tone"].str.removesuffix(".0")
+    table["skin_tone"] = tone.mask(tone.str.lower().isin(MISSING), UNKNOWN)
     table["file_name"] = names
     renamed = bool((ids != names.map(without_extension)).to_numpy().any())
-    extra = [name for name in EXTRA if name in raw] + ["file_name"] * renamed
+    known = [name for name in EXTRA if name in raw and (table[name] != UNKNOWN).any()]
+    extra = known + ["file_name"] * renamed
     checked = check_metadata(pd.DataFrame(table[packed]), path, taxonomy, extra=extra)
     if not {"lesion_id", "patient_id"} & set(raw.columns):
         notes.append(
@@ -193,12 +203,14 @@ def _read(path: Path, taxonomy: Taxonomy) -> pd.DataFrame:
 def _join(raw: pd.DataFrame, path: Path, taxonomy: Taxonomy) -> tuple[pd.DataFrame, list[str]]:
     """Return ``raw`` with the columns that only the table at ``path`` has, and what they are."""
     other = _read(path, taxonomy)
-    new = [name for name in ALIASES if name in other and name not in raw]
-    rows = other.loc[other["image_id"].isin(list(raw["image_id"])), ["image_id", *new]]
+    by = "image_id" if "image_id" in other else "lesion_id"  # MILK10k's diagnoses are by lesion
+    wanted = ALIASES if by == "image_id" else other.columns
+    new = [name for name in wanted if name in other and name not in raw]
+    rows = other.loc[other[by].isin(list(raw[by])), [by, *new]]
     rows = pd.DataFrame(rows.drop_duplicates())
     if not new or rows.empty:
         return raw, []
-    ids = pd.Series(rows["image_id"])
-    refuse_rows(ids.duplicated(), ids, "image_id", "each id once", path)
-    joined = raw.merge(rows, on="image_id", how="left").fillna("").set_axis(raw.index)
+    ids = pd.Series(rows[by])
+    refuse_rows(ids.duplicated(), ids, by, "each id once", path)
+    joined = raw.merge(rows, on=by, how="left").fillna("").set_axis(raw.index)
     return joined, [f"{path.name} adds {', '.join(new)}"]
