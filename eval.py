@@ -8,6 +8,7 @@ accelerate launch eval.py --checkpoint runs/r34/best             # all GPUs, the
 python eval.py compare reports/a reports/b --out reports/a-b     # do they differ?
 python eval.py predict --checkpoint runs/r34/best --out OUT IMAGE_OR_FOLDER...   # or launched
 python eval.py export --checkpoint runs/r34/best --onnx model.onnx
+python eval.py submit --checkpoint runs/dx/best --out submission.csv    # an ISIC challenge's form
 """
 
 from pipeline.cli import Command, choose, guard
@@ -31,6 +32,26 @@ COMMANDS = {
         f"{OPTIONS}:ExportFlags",
         "pipeline.judging.export:export",
     ),
+    "folds": Command(
+        "join the runs of a cross-validation; make an ensemble of runs",
+        "pipeline.judging.flags:FoldsFlags",
+        "pipeline.judging.folds:run",
+    ),
+    "features": Command(
+        "write the features of all images before the last layer",
+        "pipeline.judging.flags:FeaturesFlags",
+        "pipeline.judging.features:run",
+    ),
+    "baseline": Command(
+        "judge a linear probe on features, or on age, sex and site",
+        "pipeline.judging.flags:BaselineFlags",
+        "pipeline.judging.baseline:run",
+    ),
+    "submit": Command(
+        "write predictions in the form of an ISIC challenge",
+        "pipeline.judging.flags:SubmitFlags",
+        "pipeline.judging.submit:submit",
+    ),
 }
 
 if __name__ == "__main__":  # flags first: --help and a typo answer before torch is imported
@@ -50,21 +71,21 @@ from accelerate import Accelerator
 from torch import nn
 
 from pipeline.evaluation.flags import JudgeFlags
-from pipeline.evaluation.leak import overlap, refuse
+from pipeline.evaluation.leak import overlap
 from pipeline.evaluation.metrics.summary import summarise
 from pipeline.evaluation.predictions import assemble
 from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import print_headlines, write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
-from pipeline.judging.scoring import classes_judged, logits_of, preprocess, scores
+from pipeline.judging.baseline import beside
+from pipeline.judging.outside import drop, recalibration, validation_of
+from pipeline.judging.scoring import classes_judged, logits_of, open_both, preprocess
 from pipeline.learning.gradcam import decision_heat, overlay
-from pipeline.learning.stored_model import ModelCard, edits, load_stored
+from pipeline.learning.model import networks_of
+from pipeline.learning.stored_model import ModelCard, edits
 from pipeline.loading.portable import decode_rgb
 from pipeline.loading.samples import Samples
-from pipeline.shards.dataset import open_shards
-from pipeline.shards.intact import ensure_intact
-from pipeline.shards.storage.object_store import cached
 from pipeline.training.processes import make_accelerator, one_writer, set_threads
 
 
@@ -82,19 +103,14 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
     threads = set_threads(speed.threads, accelerator)
 
     # -- model and shards; a split that the checkpoint was trained on is refused
-    model, card, training = load_stored(data.checkpoint, allow_edited=data.allow_edited)
-    with accelerator.local_main_process_first():  # one process a machine fetches and verifies
-        shards = open_shards(cached(data.shards, data.cache))
-        ensure_intact(shards, [data.split], progress=on_main)
-    split = shards.split(data.split, data.fold)
-    if not data.allow_leak:
-        refuse(split.samples, training, f"split {data.split} of {data.shards}")
+    opened = open_both(data, accelerator)
+    model, card, training = opened.model, opened.card, opened.training
+    shards, split = opened.shards, opened.split
 
     # -- every image once
     tta = card.tta if method.tta == "stored" else method.tta
     card = card if method.threshold is not None else card.at(tta)
     threshold = card.threshold if method.threshold is None else method.threshold
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = logits_of(
         model, split, speed, accelerator, image_size=card.image_size, threads=threads, tta=tta
     )
@@ -111,18 +127,26 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
         )
     samples = Samples(split)
     classes = classes_judged(card, shards)
-    table = scores(found.logits, card, threshold, classes)
+    table = card.scores(found.logits, threshold, classes)
     frame = assemble(split.samples, found.image_ids, table, split.taxonomy)
     frame[["sharpness", "brightness"]] = image_quality(samples.read, len(frame), workers=cores())
+    boot = {"resamples": method.resamples, "seed": method.seed}
     metrics = summarise(
         frame,
         split.taxonomy,
         threshold=threshold,
         temperature=card.temperature,
         bias=card.bias,
-        resamples=method.resamples,
-        seed=method.seed,
+        decide=card.decide,
+        labels=shards.manifest.labels,
+        **boot,
     )
+    metrics["baselines"] = beside(frame, shards, split, **boot)
+    validation = validation_of(data.checkpoint, threshold, card.taxonomy)
+    if validation is not None and tta == opened.card.tta:
+        metrics["drop"] = drop(frame, validation, **boot)
+        if card.manifest_sha256 != shards.manifest_sha256:
+            metrics["recalibration"] = recalibration(frame, seed=method.seed)
     ranks = accelerator.num_processes
     launcher = f"accelerate launch --multi_gpu --num_processes {ranks}" if ranks > 1 else "python"
     facts = DataCard(
@@ -162,8 +186,13 @@ def explain(
     decided: list[int],
     device: torch.device,
 ) -> list[Pair]:
-    """Return each image as the model sees it, and the same with the Grad-CAM of its decision."""
-    maps = decision_heat(model, preprocess(images, card).to(device), decided, card.outputs)
+    """Return each image as the model sees it, and the same with the Grad-CAM of its decision.
+
+    Of an ensemble it is the mean of its members' maps.
+    """
+    inputs, outputs = preprocess(images, card).to(device), card.outputs
+    each = [decision_heat(network, inputs, decided, outputs) for network in networks_of(model)]
+    maps = np.mean(each, axis=0)
     pictures = [centre_square(image, SIDE) for image in images]
     return [(picture, overlay(picture, heat)) for picture, heat in zip(pictures, maps, strict=True)]
 

@@ -54,6 +54,7 @@ PACKAGE = ("cli", "errors", "figures", "files", "folders", "machine", "out_of_me
 HELPS = (
     ("train.py",),
     *(("eval.py", *word) for word in ((), ("compare",), ("predict",), ("export",))),
+    *(("eval.py", word) for word in ("submit", "folds", "features", "baseline")),
     ("-m", "pipeline"),
     *(("-m", "pipeline.ham10000", word) for word in ("download", "synthesize")),
     *(("-m", "pipeline.shards", word) for word in ("build", "verify", "stats", "duplicates")),

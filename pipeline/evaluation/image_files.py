@@ -134,7 +134,7 @@ def write_predictions(
     Args:
         out: folder.
         paths: the images predicted.
-        scores: from ``predictions.scored``, a row for each path.
+        scores: from ``ModelCard.scores``, a row for each path.
         rejected: why an image was left out, by path.
         threshold: of the decisions.
         most: images on the sheet at most.

@@ -1,7 +1,6 @@
 """The table that every judgement starts from: one row per image, checked, kept as CSV.
 
-scores = scored(0.4, prob_malignant=..., prob_uncalibrated=...)   # a model's output, decided
-frame = assemble(split.samples, image_ids, scores)                # joined to the metadata
+frame = assemble(split.samples, image_ids, card.scores(logits))   # joined to the metadata
 frame = read(Path("reports/r34/predictions.csv"))                 # the same floats again
 """
 
@@ -21,32 +20,7 @@ CORE = ("image_id", "lesion_id", "dx", "label", "prob_malignant", "predicted")
 REQUIRED = (*CORE, "group", "age", "sex", "localization", "dx_type")
 
 INTEGERS, FLOATS = ("label", "predicted"), ("age", "sharpness", "brightness")
-"""Columns of numbers, besides those that begin with ``prob_``; all others are text."""
-
-
-def scored(
-    threshold: float,
-    *,
-    prob_malignant: np.ndarray,
-    prob_uncalibrated: np.ndarray,
-    by_class: Mapping[str, np.ndarray] | None = None,
-) -> pd.DataFrame:
-    """Return a model's probabilities and decisions, a row per image.
-
-    Args:
-        threshold: ``predicted`` is 1 where prob_malignant >= threshold.
-        prob_malignant: [N] float64 0-1, calibrated.
-        prob_uncalibrated: [N] float64 0-1, before calibration.
-        by_class: [N] float64 0-1 by class, or None for a binary model.
-    """
-    scores = pd.DataFrame({"prob_malignant": prob_malignant})
-    scores["predicted"] = (prob_malignant >= threshold).astype(int)
-    scores["prob_uncalibrated"] = prob_uncalibrated
-    if by_class:
-        probabilities = np.stack([*by_class.values()], axis=1)
-        scores[[f"prob_{dx}" for dx in by_class]] = probabilities
-        scores["predicted_dx"] = np.array([*by_class])[probabilities.argmax(axis=1)]
-    return scores
+"""Columns of numbers, besides ``prob_...`` and ``adjusted_...``; all others are text."""
 
 
 def renamed(by_class: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -157,7 +131,7 @@ def read(path: Path, taxonomy: Taxonomy = HAM10000) -> pd.DataFrame:
         raise DataError(f"{path} does not exist; a report folder is what eval.py writes with --out")
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     for column in frame.columns:
-        if column in (*INTEGERS, *FLOATS) or column.startswith("prob_"):
+        if column in (*INTEGERS, *FLOATS) or column.startswith(("prob_", "adjusted_")):
             kind = int if column in INTEGERS else float
             try:  # not by read_csv: pandas 2 reads some floats one bit off
                 frame[column] = np.array([kind(text or "nan") for text in frame[column]])

@@ -23,6 +23,11 @@ def export(flags: ExportFlags) -> None:
     rows = np.linspace(0, len(samples) - 1, min(flags.images, len(samples))).astype(int)
     images = preprocess((decode_rgb(samples.read(int(row))) for row in rows), card)
     worst = export_onnx(flags.onnx, model, card, images)
+    if card.task == "dx" and card.decide == "prior":
+        print(
+            f"the diagnosis is decided by probabilities / prior ** {card.prior_strength:.2f}; the "
+            "file's card has class_prior and prior_strength"
+        )
     print(
         f"{flags.onnx}: {flags.onnx.stat().st_size / 1e6:.1f} MB; on {len(images)} images of "
         f"{flags.shards} onnxruntime differs from PyTorch by at most {worst['logits']:.1e} in the "

@@ -14,7 +14,7 @@ from pipeline.evaluation.image_files import SKIP, find_images, rendered, write_p
 from pipeline.evaluation.prediction_log import PredictionLog
 from pipeline.folders import printable
 from pipeline.ham10000.decoding.jpeg import BadImageError
-from pipeline.judging.scoring import preprocess, scores
+from pipeline.judging.scoring import preprocess
 from pipeline.learning.inference import average_logits
 from pipeline.learning.stored_model import ModelCard, load_stored
 from pipeline.training.processes import make_accelerator, one_writer, set_threads
@@ -79,8 +79,7 @@ def finish_predict(flags: PredictFlags, card: ModelCard, log: PredictionLog) -> 
     """Write the files of ``predict`` and print what is in them."""
     logits, reasons = log.results(len(card.classes))
     threshold = card.threshold if flags.threshold is None else flags.threshold
-    own = {} if card.task == "binary" else {dx: dx for dx in card.classes}
-    table = scores(logits, card, threshold, own)
+    table = card.scores(logits, threshold)
     paths = [path for row, path in enumerate(log.paths) if row not in reasons]
     rejected = {log.paths[row]: reason for row, reason in reasons.items()}
     write_predictions(flags.out, paths, table, rejected, threshold=threshold, most=flags.sheet)

@@ -1,10 +1,12 @@
-"""From a split or images to logits, and from logits to probabilities and decisions.
+"""What the commands on a checkpoint share: it and the shards opened, images to logits.
 
-found = logits_of(model, split, speed, accelerator, image_size=224, threads=4, tta="none")
-table = scores(found.logits, card, card.threshold, classes_judged(card, shards))
+opened = open_both(flags.data, accelerator)
+found = logits_of(opened.model, opened.split, flags.speed, accelerator, ...)
+table = opened.card.scores(found.logits, classes=classes_judged(opened.card, opened.shards))
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,15 +14,42 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pipeline.evaluation.flags import SpeedFlags
-from pipeline.evaluation.predictions import renamed, scored
+from pipeline.evaluation.flags import DataFlags, SpeedFlags
+from pipeline.evaluation.leak import refuse
 from pipeline.learning.flags import Tta
 from pipeline.learning.inference import Predictions, predict_logits
-from pipeline.learning.probability import class_probabilities, malignant_probability
-from pipeline.learning.stored_model import ModelCard
+from pipeline.learning.stored_model import ModelCard, load_stored
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import render_eval
-from pipeline.shards.dataset import ShardSet, Split
+from pipeline.shards.dataset import ShardSet, Split, open_shards
+from pipeline.shards.intact import ensure_intact
+from pipeline.shards.storage.object_store import cached
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint, and the split of the shards that it meets."""
+
+    model: nn.Module
+    """On the device, in eval mode."""
+    card: ModelCard
+    training: pd.DataFrame
+    """The checkpoint's train and validation samples."""
+    shards: ShardSet
+    split: Split
+
+
+def open_both(data: DataFlags, accelerator: Accelerator) -> Opened:
+    """Open the checkpoint and verified shards; refuse a split that it was trained on."""
+    model, card, training = load_stored(data.checkpoint, allow_edited=data.allow_edited)
+    with accelerator.local_main_process_first():  # one process a machine fetches and verifies
+        shards = open_shards(cached(data.shards, data.cache))
+        ensure_intact(shards, [data.split], progress=accelerator.is_main_process)
+    split = shards.split(data.split, data.fold)
+    if not data.allow_leak:
+        refuse(split.samples, training, f"split {data.split} of {data.shards}")
+    model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Opened(model, card, training, shards, split)
 
 
 def logits_of(
@@ -62,24 +91,6 @@ def classes_judged(card: ModelCard, shards: ShardSet) -> dict[str, str]:
         return {}
     shared = card.taxonomy.shared(shards.taxonomy)
     return shared if len({*shared.values()}) > 1 else {}
-
-
-def scores(
-    logits: np.ndarray, card: ModelCard, threshold: float, classes: Mapping[str, str]
-) -> pd.DataFrame:
-    """Turn logits [N, K] into calibrated probabilities and decisions.
-
-    ``classes`` has the name in the table of each of the model's classes that gets a column; the
-    probabilities of classes of one name are added.
-    """
-    fitted = (card.outputs, card.temperature, card.bias)
-    own = dict(zip(card.classes, class_probabilities(logits, *fitted).T, strict=True))
-    return scored(
-        threshold,
-        prob_malignant=malignant_probability(logits, *fitted),
-        prob_uncalibrated=malignant_probability(logits, card.outputs),
-        by_class=renamed(own, classes),
-    )
 
 
 def preprocess(images: Iterable[np.ndarray], card: ModelCard) -> torch.Tensor:

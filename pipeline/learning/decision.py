@@ -5,14 +5,26 @@
 The calibration is fitted first; the threshold applies to calibrated probabilities.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from pipeline.errors import DataError
-from pipeline.learning.probability import Outputs, malignant_log_odds, malignant_probability
+from pipeline.learning.flags import Decide
+from pipeline.learning.probability import (
+    Outputs,
+    adjusted_probabilities,
+    class_probabilities,
+    malignant_log_odds,
+    malignant_probability,
+)
+
+STRENGTHS = np.linspace(0, 2, 41)
+"""Powers of the class frequencies that are tried."""
 
 TEMPERATURES, BIASES = (0.05, 20.0), (-15.0, 15.0)
 """Bounds of the calibration; the bias is in log-odds."""
@@ -28,6 +40,9 @@ class Decision:
     """The logits are divided by it."""
     bias: float
     """Then added to the log-odds of malignant."""
+    prior_strength: float | None = None
+    """Power of the classes' frequencies that probabilities are divided by before the highest is
+    taken; None where that was not fitted."""
 
 
 def decide(
@@ -46,6 +61,47 @@ def decide(
     probability = malignant_probability(logits, outputs, temperature, bias)
     threshold = choose_threshold(probability, malignant, target_sensitivity)
     return Decision(threshold, temperature, bias)
+
+
+def scores(
+    logits: np.ndarray,
+    outputs: Outputs,
+    decision: Decision,
+    *,
+    prior: np.ndarray,
+    decide: Decide,
+    classes: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Return the probabilities and decisions of logits [N, K], a row an image.
+
+    Columns: prob_malignant (calibrated), predicted (1 at or above the threshold),
+    prob_uncalibrated; for diagnoses, the calibrated prob_CLASS, adjusted_CLASS where a strength of
+    the ``prior`` [K] was fitted, and predicted_dx, the highest of those that ``decide`` names.
+
+    ``classes`` has the name in the table of each of the model's classes that gets columns, those of
+    one name are added; None: all, under their own names.
+    """
+    fitted = (outputs, decision.temperature, decision.bias)
+    prob = malignant_probability(logits, *fitted)
+    table = pd.DataFrame({"prob_malignant": prob})
+    table["predicted"] = (prob >= decision.threshold).astype(int)
+    table["prob_uncalibrated"] = malignant_probability(logits, outputs)
+    named = {dx: dx for dx in outputs.names} if classes is None else classes
+    if outputs.task == "binary" or not named:
+        return table
+    kinds = {"prob": class_probabilities(logits, *fitted)}
+    if decision.prior_strength is not None:
+        adjusted = adjusted_probabilities(kinds["prob"], prior, decision.prior_strength)
+        kinds["adjusted"] = adjusted
+    names = list(dict.fromkeys(named[dx] for dx in outputs.names if dx in named))
+    member = [[named.get(dx) == name for dx in outputs.names] for name in names]
+    for kind, shares in kinds.items():
+        sums = [np.minimum(shares[:, own].sum(axis=1), 1.0) for own in member]
+        table[[f"{kind}_{name}" for name in names]] = np.stack(sums, axis=1)
+    kind = "adjusted" if decide == "prior" and "adjusted" in kinds else "prob"
+    decided = table[[f"{kind}_{name}" for name in names]].to_numpy()
+    table["predicted_dx"] = np.array(names)[decided.argmax(axis=1)]
+    return table
 
 
 def fit_calibration(
@@ -77,6 +133,19 @@ def fit_calibration(
         options={"xatol": 1e-5, "fatol": 1e-10, "maxiter": 1000},
     )
     return float(np.exp(fitted.x[0])), float(fitted.x[1])
+
+
+def fit_prior_strength(probabilities: np.ndarray, truth: np.ndarray, prior: np.ndarray) -> float:
+    """Return the power of ``prior`` [K] whose division gives the highest balanced accuracy.
+
+    Of several that do, the middle one. ``probabilities`` are float [N, K], calibrated; ``truth`` is
+    the class index, int [N].
+    """
+    called = [adjusted_probabilities(probabilities, prior, s).argmax(axis=1) for s in STRENGTHS]
+    recalls = [[(each[truth == k] == k).mean() for k in np.unique(truth)] for each in called]
+    reached = np.mean(recalls, axis=1)
+    best = STRENGTHS[reached >= reached.max() - 1e-12]
+    return float(best[len(best) // 2])
 
 
 def choose_threshold(

@@ -28,6 +28,10 @@ LossName = Literal["cross-entropy", "focal", "logit-adjusted"]
 Weighting = Literal["inverse", "effective", "none"]
 """Weight of a class in the loss, from its frequency."""
 
+Decide = Literal["argmax", "prior"]
+"""Which diagnosis is decided: the most probable; or, aiming at balanced accuracy, the one whose
+probability is highest after division by a power of its frequency in training."""
+
 RefitHead = Literal["none", "smote", "oversample", "undersample"]
 """How features are resampled before the last layer is fitted again."""
 

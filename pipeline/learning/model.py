@@ -10,8 +10,9 @@ move between runs. timm is an extra; its ImageNet weights are kept beside torchv
 """
 
 import difflib
+import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,35 @@ def build_model(
     if weights not in ("imagenet", "none"):
         report(load_from(Path(weights), model, head=head_name(model), arch=arch))
     return model
+
+
+class Ensemble(nn.Module):
+    """Several networks as one: its logits are the log of their mean calibrated probabilities."""
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        calibration: Sequence[tuple[float, float]],
+        outputs: Outputs,
+    ) -> None:
+        """Take the networks, and for each the temperature and bias of its calibration."""
+        super().__init__()
+        self.members, self.calibration = nn.ModuleList(members), tuple(calibration)
+        self.malignant = tuple(outputs.malignant.astype(float).tolist())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [B, 3, H, W] to logits [B, K], which need no calibration."""
+        shares = []
+        for member, (temperature, bias) in zip(self.members, self.calibration, strict=True):
+            logits = member(images).float()
+            shift = logits.new_tensor(self.malignant) * bias
+            shares.append((logits / temperature + shift).log_softmax(-1))
+        return torch.stack(shares).logsumexp(0) - math.log(len(shares))
+
+
+def networks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the members of an ensemble, or the network alone."""
+    return [*model.members] if isinstance(model, Ensemble) else [model]
 
 
 def head_name(model: nn.Module) -> str:

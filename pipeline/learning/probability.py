@@ -68,6 +68,17 @@ def malignant_probability(
     return np.minimum(probabilities[:, outputs.malignant].sum(axis=1), 1.0)
 
 
+def adjusted_probabilities(
+    probabilities: np.ndarray, prior: np.ndarray, strength: float
+) -> np.ndarray:
+    """Return ``probabilities`` [N, K] / ``prior`` [K] ** ``strength``, each row summing to 1.
+
+    At strength 1 each class counts as if all were equally frequent, as balanced accuracy does.
+    """
+    with np.errstate(divide="ignore"):  # log(0) is -inf, whose share is 0
+        return softmax(np.log(probabilities) - strength * np.log(prior), axis=1)
+
+
 def malignant_log_odds(logits: np.ndarray, outputs: Outputs) -> np.ndarray:
     """Return log(P(malignant) / P(benign)), float64 [N], finite where the probability is not."""
     malignant = outputs.malignant

@@ -3,16 +3,19 @@
     FOLDER/model.safetensors     the weights (of the moving average, where there is one)
     FOLDER/model.json            the card: architecture, task, preprocessing, threshold, ...
     FOLDER/training_samples.csv  image_id, lesion_id, group, split of all train and val samples
+    FOLDER/validation_predictions.csv  of RUN/best once the training is done
 
 ``load_stored`` takes RUN, RUN/best or RUN/checkpoints/step-XXXXXXXX, and a RUN copied without its
 link.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -20,16 +23,24 @@ from torch import Tensor, nn
 from pipeline.errors import DataError, warn
 from pipeline.files import sha256, sha256_of, sha256_of_values
 from pipeline.ham10000.taxonomy import HAM10000, Taxonomy, described
-from pipeline.learning.flags import RefitHead, Task, Tta
+from pipeline.learning.decision import Decision, scores
+from pipeline.learning.flags import Decide, RefitHead, Task, Tta
 from pipeline.learning.foreign_weights import WEIGHTS, folders_of, load_whole
-from pipeline.learning.model import build_model
+from pipeline.learning.model import Ensemble, build_model
 from pipeline.learning.probability import Outputs
 from pipeline.loading.presets import MEAN, STD
 
 FORMAT_VERSION = 1
 """Version of model.json; a reader refuses others."""
-
 CARD, SAMPLES = "model.json", "training_samples.csv"
+VALIDATION = "validation_predictions.csv"
+"""What the model predicts for its validation split; only a finished training's model has it."""
+
+SOMETIMES: dict[str, Any] = {
+    **{"arch_args": {}, "taxonomy": HAM10000.describe(), "decide": "argmax"},
+    **{"class_prior": (), "prior_strength": None, "members": ()},
+}
+"""Values of the card that are not in the file where they are these."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,12 @@ class ModelCard:
     """Threshold, temperature and bias fitted without it; None where ``tta`` is "none" anyway."""
     target_sensitivity: float | None = None
     """Sensitivity that the threshold was chosen for; None: Youden's index."""
+    decide: Decide = "argmax"
+    """Which diagnosis a model of several decides."""
+    class_prior: tuple[float, ...] = ()
+    """Share of each class among the training samples; () where there is no decision by it."""
+    prior_strength: float | None = None
+    """Power of ``class_prior`` that probabilities are divided by; fitted on validation."""
     manifest_sha256: str = ""
     """Of the manifest of the shards it was trained on."""
     git_revision: str = ""
@@ -83,9 +100,11 @@ class ModelCard:
     card_sha256: str = ""
     """Of all other values here, likewise."""
     arch_args: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the architecture; not in the file where there are none."""
+    """Keyword arguments of the architecture."""
     taxonomy: Taxonomy = HAM10000
-    """The classes of the data it was trained on; in the file only where they are other ones."""
+    """The classes of the data it was trained on."""
+    members: tuple[dict[str, Any], ...] = ()
+    """Cards of the networks of an ensemble, whose mean calibrated probability is its answer."""
     format_version: int = FORMAT_VERSION
     """Of this card."""
 
@@ -96,9 +115,26 @@ class ModelCard:
 
     def network(self) -> nn.Module:
         """Return the network with random weights, on the CPU, in training mode."""
+        if self.members:
+            common: dict[str, Any] = {"taxonomy": self.taxonomy}
+            cards = [ModelCard(**each | common) for each in self.members]
+            calibration = [(card.temperature, card.bias) for card in cards]
+            return Ensemble([card.network() for card in cards], calibration, self.outputs)
         return build_model(
             self.arch, len(self.classes), dropout=self.dropout, arch_args=self.arch_args
         )
+
+    def scores(
+        self,
+        logits: np.ndarray,
+        threshold: float | None = None,
+        classes: Mapping[str, str] | None = None,
+    ) -> pd.DataFrame:
+        """Return ``decision.scores`` of logits [N, K]; by default at the card's threshold."""
+        own = self.threshold if threshold is None else threshold
+        decision = Decision(own, self.temperature, self.bias, self.prior_strength)
+        prior, decide = np.array(self.class_prior), self.decide
+        return scores(logits, self.outputs, decision, prior=prior, decide=decide, classes=classes)
 
     def at(self, tta: Tta) -> "ModelCard":
         """Return the card with the threshold, temperature and bias that belong to ``tta``.
@@ -142,8 +178,7 @@ def stored_files(
 def card_values(card: ModelCard) -> dict[str, Any]:
     """Return a card as the values of model.json."""
     values = asdict(card) | {"taxonomy": card.taxonomy.describe()}
-    absent = {"arch_args": {}, "taxonomy": HAM10000.describe()}
-    return {k: v for k, v in values.items() if k not in absent or v != absent[k]}
+    return {k: v for k, v in values.items() if v != SOMETIMES.get(k, ...)}
 
 
 def card_digest(values: dict[str, Any]) -> str:

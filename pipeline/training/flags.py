@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pipeline.cli import require_range
 from pipeline.errors import DataError
 from pipeline.learning.flags import (
+    Decide,
     LossName,
     Optimizer,
     RefitHead,
@@ -208,11 +209,15 @@ class DecisionFlags:
     """How logits become a yes or no; fitted on validation, never on test."""
 
     calibrate: bool = True
-    """Fit a temperature and a bias, so that probabilities mean what they say: class weights make
-    every image look more suspect than it is, and the bias takes that back."""
+    """Fit a temperature and a bias: class weights make every image look more suspect than it is,
+    and the bias takes that back."""
     target_sensitivity: float | None = None
     """Choose the threshold that reaches this sensitivity, as 0.92. Default: the one that maximises
     sensitivity + specificity (Youden)."""
+    decide: Decide = "argmax"
+    """With --task dx, which diagnosis is decided: argmax (the most probable), or prior (for
+    balanced accuracy: probabilities are divided by a power of the classes' shares of the train
+    split, fitted on validation). The malignant probability and its threshold stay."""
     tta: Tta = "none"
     """Views averaged when the final threshold is fitted, and later by eval.py: none (1), flips
     (4), dihedral (8: flips and quarter turns)."""

@@ -6,7 +6,12 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.evaluation.leak import overlap, refuse
-from pipeline.evaluation.predictions import CORE, as_csv, assemble, check, read, scored
+from pipeline.evaluation.predictions import CORE, as_csv, assemble, check, read
+
+
+def scored(prob_malignant, prob_uncalibrated):
+    prob = {"prob_malignant": prob_malignant, "prob_uncalibrated": prob_uncalibrated}
+    return pd.DataFrame({**prob, "predicted": (prob_malignant >= 0.4).astype(int)})
 
 
 def test_predictions_read_back_bit_for_bit(tmp_path, predictions):
@@ -24,7 +29,7 @@ def test_predictions_join_to_samples_in_the_order_of_the_samples(predictions):
     samples = predictions.drop(columns=["prob_malignant", "predicted", "prob_uncalibrated"])
     shuffled = predictions.sample(frac=1, random_state=0)
     probs = {k: shuffled[k].to_numpy() for k in ("prob_malignant", "prob_uncalibrated")}
-    frame = assemble(samples, tuple(shuffled["image_id"]), scored(0.4, **probs))
+    frame = assemble(samples, tuple(shuffled["image_id"]), scored(**probs))
     assert tuple(frame.columns[:6]) == CORE
     assert list(frame["image_id"]) == list(samples["image_id"])
     np.testing.assert_array_equal(frame["prob_malignant"], predictions["prob_malignant"])
@@ -42,7 +47,7 @@ def test_an_image_predicted_never_or_twice_or_from_elsewhere_is_refused(predicti
     else:
         ids[0] = "ISIC_9999999"
     with pytest.raises(DataError, match="exactly once"):
-        assemble(predictions, ids, scored(0.4, prob_malignant=prob, prob_uncalibrated=prob))
+        assemble(predictions, ids, scored(prob, prob))
 
 
 def test_a_table_that_cannot_be_judged_is_refused_with_the_reason(predictions):

@@ -18,7 +18,6 @@ from pipeline.errors import DataError
 from pipeline.evaluation import flags
 from pipeline.evaluation.image_files import find_images, read_image, write_predictions
 from pipeline.evaluation.metrics.summary import summarise
-from pipeline.evaluation.predictions import scored
 from pipeline.evaluation.report import comparison
 from pipeline.evaluation.report.cases import choose_cases
 from pipeline.evaluation.report.data_card import DataCard
@@ -26,12 +25,14 @@ from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.page import write_files
 from pipeline.evaluation.report.pictures import centre_square, image_quality, measure
 from pipeline.ham10000.decoding.jpeg import BadImageError
+from pipeline.ham10000.taxonomy import HAM10000
 
 MODEL = {
     **{"arch": "resnet18", "task": "dx", "dropout": 0.0, "image_size": 64, "epoch": 1, "step": 2},
     **{"seed": 0, "weights_sha256": "ab" * 32, "git_revision": "cd" * 20, "val_roc_auc": 0.9},
     **{"threshold": 0.4, "temperature": 2.0, "bias": -0.5, "target_sensitivity": None},
     "manifest_sha256": "ef" * 32,
+    **{"classes": HAM10000.classes, "taxonomy": {"malignant": HAM10000.malignant}},
 }
 MANIFEST = {
     "source": {"kind": "ham10000"},
@@ -323,7 +324,7 @@ def test_image_files_are_found_read_and_their_predictions_written(tmp_path):
 
     def write(name, *probabilities):
         prob = np.array(probabilities)
-        table = scored(0.5, prob_malignant=prob, prob_uncalibrated=prob)
+        table = pd.DataFrame({"prob_malignant": prob, "predicted": (prob >= 0.5).astype(int)})
         write_predictions(tmp_path / name, paths, table, {}, threshold=0.5, most=1)
 
     write("out", 0.2, 0.7)

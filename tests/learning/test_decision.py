@@ -5,12 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_curve
+from sklearn.metrics import balanced_accuracy_score, roc_curve
 
 from pipeline.errors import DataError
 from pipeline.ham10000.taxonomy import HAM10000
-from pipeline.learning.decision import choose_threshold, decide, fit_calibration
-from pipeline.learning.probability import Outputs, malignant_probability
+from pipeline.learning.decision import (
+    choose_threshold,
+    decide,
+    fit_calibration,
+    fit_prior_strength,
+)
+from pipeline.learning.probability import Outputs, adjusted_probabilities, malignant_probability
 
 RNG = np.random.default_rng(0)
 BINARY = Outputs("binary", HAM10000)
@@ -104,3 +109,23 @@ def test_decision_is_made_on_calibrated_probabilities():
         for d in (plain, fitted)
     ]
     assert (same[0] == same[1]).all()
+
+
+def test_the_prior_is_divided_out_as_far_as_balanced_accuracy_gains():
+    rng = np.random.default_rng(3)
+    prior = np.array([0.8, 0.15, 0.05])
+    truth = rng.choice(3, 3000, p=prior)
+    scores = rng.normal(size=(3000, 3))
+    scores[np.arange(3000), truth] += 1.5
+    posterior = prior * np.exp(1.5 * scores)  # Bayes' rule for normal scores of unit deviation
+    posterior /= posterior.sum(axis=1, keepdims=True)
+
+    def reached(strength):
+        adjusted = adjusted_probabilities(posterior, prior, strength)
+        np.testing.assert_allclose(adjusted.sum(axis=1), 1)
+        return balanced_accuracy_score(truth, adjusted.argmax(axis=1))
+
+    strength = fit_prior_strength(posterior, truth, prior)
+    assert 0.5 < strength < 1.5  # the true posterior calls for 1
+    assert reached(strength) == max(reached(each) for each in np.arange(0, 2.01, 0.05))
+    assert reached(strength) > balanced_accuracy_score(truth, posterior.argmax(axis=1)) + 0.1

@@ -9,7 +9,12 @@ import pandas as pd
 from pipeline.evaluation.metrics import calibration
 from pipeline.evaluation.metrics.binary import binary_metrics, ones, ratio, shares
 from pipeline.evaluation.metrics.bootstrap import RESAMPLES, estimate
-from pipeline.evaluation.metrics.multiclass import confusion_matrix, dx_metrics
+from pipeline.evaluation.metrics.multiclass import (
+    confusion_matrix,
+    dx_accuracies,
+    dx_metrics,
+    official_figures,
+)
 from pipeline.evaluation.metrics.net_benefit import decision_curve, operating_point
 from pipeline.evaluation.metrics.subgroups import ERROR_FACTORS, PATIENT_FACTORS, banded, by_factor
 from pipeline.evaluation.predictions import check, judged_classes
@@ -23,6 +28,8 @@ def summarise(
     threshold: float,
     temperature: float = 1.0,
     bias: float = 0.0,
+    decide: str = "argmax",
+    labels: str = "dx",
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
@@ -30,17 +37,23 @@ def summarise(
 
     Figures of the classes are over those of ``taxonomy`` that the table has probabilities of, and
     the images of these. ``threshold`` is the one that ``predicted`` was decided at and is applied
-    to the lesion means; ``temperature`` and ``bias`` of the calibration are only recorded.
+    to the lesion means; ``temperature`` and ``bias`` of the calibration are only recorded;
+    ``decide`` is "prior" where the class is decided by the columns ``adjusted_...``. Where
+    ``labels`` is "binary", ``dx`` only stands for benign or malignant: no figures by diagnosis.
     """
     check(frame, taxonomy)
     frame = banded(frame)
     label, prob = frame["label"].to_numpy(), frame["prob_malignant"].to_numpy()
-    factors = list(dict.fromkeys((*PATIENT_FACTORS, *ERROR_FACTORS)))
+    if labels == "binary":
+        frame = frame.assign(dx="")
+    factors = dict.fromkeys((*PATIENT_FACTORS, *ERROR_FACTORS))
+    factors = [name for name in factors if name != "dx" or labels == "dx"]
     tables = by_factor(frame, factors, resamples=resamples, seed=seed)
-    figures = _headlines(frame, taxonomy, resamples, seed)
+    figures = _headlines(frame, taxonomy, decide, resamples, seed)
+    lesions = per_lesion(frame, taxonomy, threshold)
     return {
         **figures,
-        "per_lesion": _headlines(per_lesion(frame, taxonomy, threshold), taxonomy, resamples, seed),
+        "per_lesion": _headlines(lesions, taxonomy, decide, resamples, seed),
         "threshold": float(threshold),
         "calibration": calibration_change(frame, temperature, bias),
         "decision_curve": decision_curve(label, prob),
@@ -60,29 +73,42 @@ def summarise(
 
 def per_lesion(frame: pd.DataFrame, taxonomy: Taxonomy, threshold: float) -> pd.DataFrame:
     """Return one row per lesion: its images' mean probability, decided at the same threshold."""
-    columns = ["prob_malignant", *(f"prob_{dx}" for dx in judged_classes(frame, taxonomy))]
+    classes = judged_classes(frame, taxonomy)
+    columns = [f"{kind}_{dx}" for kind in ("prob", "adjusted") for dx in classes]
+    columns = ["prob_malignant", *(name for name in columns if name in frame.columns)]
     how = dict.fromkeys(columns, "mean") | dict.fromkeys(("group", "dx", "label"), "first")
     lesions = pd.DataFrame(frame.groupby("lesion_id", sort=True).agg(how))
     lesions["predicted"] = (lesions["prob_malignant"].to_numpy() >= threshold).astype(int)
     return lesions.reset_index()
 
 
-def _headlines(frame: pd.DataFrame, taxonomy: Taxonomy, resamples: int, seed: int) -> dict:
+def _headlines(
+    frame: pd.DataFrame, taxonomy: Taxonomy, decide: str, resamples: int, seed: int
+) -> dict:
     """Return the metrics of rows (images or lesions), ``ci95``, counts and confusion matrices."""
     columns = ("label", "prob_malignant", "predicted", "dx", "group")
     label, prob, predicted, dx, groups = (frame[name].to_numpy() for name in columns)
     classes = judged_classes(frame, taxonomy)
     rows = np.flatnonzero(np.isin(dx, classes))
     truth = np.array([classes.index(each) for each in dx[rows]], dtype=int)
-    scores = frame[[f"prob_{name}" for name in classes]].to_numpy()[rows]
+    ways = {
+        way: frame[[f"{kind}_{name}" for name in classes]].to_numpy()[rows]
+        for way, kind in (("argmax", "prob"), ("prior", "adjusted"))
+        if f"{kind}_{classes[0] if classes else ''}" in frame.columns
+    }
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
         values = binary_metrics(label, prob, predicted, weights)
         for name in taxonomy.malignant:
             found, weight = predicted[dx == name], weights[dx == name]
             values[f"recall_{name}"] = ratio(found @ weight, weight.sum(axis=0), np.nan)
-        inside = weights if len(rows) == len(weights) else weights[rows]
-        return values | (dx_metrics(truth, scores, inside, classes) if len(rows) else {})
+        if len(rows):
+            inside = weights if len(rows) == len(weights) else weights[rows]
+            values |= dx_metrics(truth, ways[decide], inside, classes)
+            for way, found in ways.items():
+                called = dx_accuracies(truth, found.argmax(axis=1), inside, len(classes))[0]
+                values[f"balanced_accuracy_dx_{way}"] = called["balanced_accuracy_dx"]
+        return values
 
     parts = shares(label, predicted)
     parts |= {f"recall_{name}": dx == name for name in taxonomy.malignant}
@@ -96,9 +122,10 @@ def _headlines(frame: pd.DataFrame, taxonomy: Taxonomy, resamples: int, seed: in
     result["confusion_matrix"] = matrix.tolist()
     result["per_class"] = per_class(matrix, LABELS)
     if len(rows):
-        matrix_dx = confusion_matrix(truth, scores.argmax(axis=1), len(classes))
+        matrix_dx = confusion_matrix(truth, ways[decide].argmax(axis=1), len(classes))
         result["confusion_matrix_dx"] = matrix_dx.tolist()
         result["per_class_dx"] = per_class(matrix_dx, classes)
+        result |= {"decide": decide, "official": official_figures(figures, classes)}
     return result | {"ci95": bounds}
 
 

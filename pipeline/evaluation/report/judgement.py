@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.predictions import as_csv
-from pipeline.evaluation.report import group_plots, plots
+from pipeline.evaluation.report import group_plots, plots, recalibration
 from pipeline.evaluation.report.cases import KINDS, Pair, gallery, tiles
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.page import as_json, ci, metric_names, template, write_files
@@ -71,6 +71,8 @@ def draw_plots(frame: pd.DataFrame, metrics: dict, taxonomy: Taxonomy) -> dict[s
     if "confusion_matrix_dx" in metrics:
         matrix, classes = metrics["confusion_matrix_dx"], list(metrics["per_class_dx"])
         figures["confusion_matrix_dx"] = plots.confusion(matrix, classes)
+    if "recalibration" in metrics:
+        figures["recalibration"] = recalibration.draw(metrics["recalibration"])
     return figures
 
 

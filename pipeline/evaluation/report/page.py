@@ -23,7 +23,7 @@ from pipeline.ham10000.taxonomy import Taxonomy
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
-SOMETIMES = ("confusion_matrix_dx.png",)
+SOMETIMES = ("confusion_matrix_dx.png", "recalibration.png")
 """Files that some reports have: those of an earlier report do not stay beside a new one."""
 
 METRIC_NAMES = {
