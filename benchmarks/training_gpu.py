@@ -179,27 +179,21 @@ def decoder(
     options: Options, jpegs: Iterator[list[np.ndarray]], device: torch.device, load: float
 ) -> Any:
     """Return a built DALI pipeline that decodes ``jpegs`` on the GPU and does nothing else."""
-    from nvidia.dali import fn, types  # not where DALI is not installed
+    from nvidia.dali import fn  # not where DALI is not installed
     from nvidia.dali.pipeline import Pipeline
+
+    from pipeline.loading.dali_graph import PREFETCH, decode
 
     pipe = Pipeline(
         batch_size=options.batch_size,
         num_threads=threads_of(options),
         device_id=device.index,
-        prefetch_queue_depth=2,
+        prefetch_queue_depth=PREFETCH["gpu"],
         exec_dynamic=True,
     )
     with pipe:
         encoded: Any = fn.external_source(lambda: next(jpegs), batch=True, no_copy=True)
-        images = fn.decoders.image(
-            encoded,
-            device="mixed",
-            output_type=types.DALIImageType.RGB,
-            hw_decoder_load=load,
-            preallocate_width_hint=600,
-            preallocate_height_hint=450,
-        )
-        pipe.set_outputs(images)
+        pipe.set_outputs(decode(encoded, "gpu", (600, 450), load))
     pipe.build()
     return pipe
 

@@ -12,36 +12,28 @@ import itertools
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
 
 import numpy as np
 import simplejpeg
 import torch
-from nvidia.dali import fn, types
-from nvidia.dali.pipeline import Pipeline, pipeline_def
+from nvidia.dali.pipeline import Pipeline
 
-from pipeline.loading.augment import PIXEL_OPERATORS, sharpness_kernel
+from pipeline.loading.augment import sharpness_kernel
 from pipeline.loading.backend import BackendLoader, ahead
 from pipeline.loading.batch import Batch
+from pipeline.loading.dali_graph import PREFETCH, Inputs, graph
 from pipeline.loading.order import BatchRequest
-from pipeline.loading.presets import MEAN, STD, TrainPreset, eval_geometry
+from pipeline.loading.presets import eval_geometry
 from pipeline.out_of_memory import out_of_memory
 
-PREFETCH = 2
-"""Batches that DALI works on ahead of the consumer."""
+HINTED = 256
+"""JPEGs, at most, whose headers give the decoder's buffers their size."""
 
 READ_AHEAD = 2
 """Batches whose bytes and parameters are prepared ahead of DALI."""
 
 READ_THREADS = 2
 """Threads that read them; they mostly wait for the storage."""
-
-Inputs = tuple[Any, ...]
-"""What the pipeline takes for a batch: JPEGs first, then arrays with a row for each sample."""
-
-operators_of: Any = fn  # its operators are made at import, so type checkers do not find them
-_UINT8 = types.DALIDataType.UINT8
-_LINEAR = types.DALIInterpType.INTERP_LINEAR
 
 
 class DaliLoader(BackendLoader):
@@ -116,23 +108,29 @@ class DaliLoader(BackendLoader):
 
     def _pipeline(self) -> Pipeline:
         if self._pipe is None:
-            build = _eval_pipeline if self.plan.phase == "eval" else _train_pipeline
             gpu = self.device.type == "cuda"
-            self._pipe = build(
+            self._pipe = graph(
                 lambda: next(self._inputs),
-                image_size=self.image_size,
+                phase=self.plan.phase,
                 preset=self.preset,
-                operators="gpu" if gpu else "cpu",
+                image_size=self.image_size,
                 batch_size=self.plan.batch_size,
-                num_threads=self.threads,
+                threads=self.threads,
+                operators="gpu" if gpu else "cpu",
                 device_id=(self.device.index or 0) if gpu else None,
-                prefetch_queue_depth=PREFETCH,
-                exec_dynamic=True,
+                largest=self._largest() if gpu else (0, 0),
             )
             with warnings.catch_warnings():  # a preset need not use every parameter
                 warnings.filterwarnings("ignore", message="The external source node")
                 self._pipe.build()
         return self._pipe
+
+    def _largest(self) -> tuple[int, int]:
+        """Return the greatest width and height, pixels, among the first JPEGs to be decoded."""
+        rows = next(each.rows for each in self._requests if len(each.rows))[:HINTED].tolist()
+        sizes = self.samples.sizes(rows, [self.samples.read(row) for row in rows])
+        width, height = sizes.max(axis=0).tolist()
+        return width, height
 
     def _empty_pipeline(self) -> None:
         """Take out what is left of an earlier epoch, so that another one can begin."""
@@ -150,13 +148,13 @@ class DaliLoader(BackendLoader):
     def _explain(self, error: RuntimeError, request: BatchRequest) -> Exception:
         """Return an error that names the sample, or that says what to do if memory ran out.
 
-        DALI's own names no sample, and comes up to ``PREFETCH`` batches ahead of the requested one.
+        DALI's own names no sample, and comes some batches ahead of the requested one.
         """
         short = out_of_memory(error)
         if short is not error:
             return short
         later = (each for each in self._requests if each.batch >= request.batch)
-        for suspect in itertools.islice(later, PREFETCH + READ_AHEAD + 1):
+        for suspect in itertools.islice(later, max(PREFETCH.values()) + READ_AHEAD + 1):
             for row in suspect.rows:
                 try:
                     simplejpeg.decode_jpeg(self.samples.read(row))
@@ -176,87 +174,3 @@ def _eval_inputs(sizes: np.ndarray, image_size: int) -> Inputs:
     resized, corner = where[:, :2], where[:, 2:]
     share = corner / np.maximum(resized - image_size, 1)
     return tuple(np.concatenate([resized, share], axis=1).astype(np.float32).T.copy())
-
-
-def _decode(jpeg: Any, operators: str) -> Any:
-    return fn.decoders.image(
-        jpeg,
-        device="mixed" if operators == "gpu" else "cpu",
-        output_type=types.DALIImageType.RGB,
-        adjust_orientation=False,
-        jpeg_fancy_upsampling=True,
-    )
-
-
-@pipeline_def(enable_conditionals=True)
-def _train_pipeline(source: Any, image_size: int, preset: TrainPreset, operators: str) -> Any:
-    jpeg, shrinks, shrunk, matrix, colour, offset, corner, size, operator, strength, kernel = (
-        fn.external_source(source, num_outputs=11, batch=True, no_copy=True)
-    )
-    images: Any = _decode(jpeg, operators)
-    if cast(Any, shrinks):  # AutoGraph: by sample
-        images = fn.resize(images, size=shrunk, interp_type=_LINEAR, antialias=True)
-    images = fn.warp_affine(
-        images,
-        matrix=matrix,
-        size=(image_size, image_size),
-        inverse_map=True,
-        interp_type=_LINEAR,
-    )
-    if preset.trivial:
-        if operators == "gpu":
-            strength, kernel = strength.gpu(), kernel.gpu()
-        images = _pixel_operators(images, operator, strength, kernel)
-    images = fn.coord_transform(images, M=colour, T=offset, dtype=types.DALIDataType.FLOAT)
-    if preset.erase:
-        images = fn.erase(images, anchor=corner, shape=size, axis_names="WH", fill_value=0.0)
-    return images
-
-
-def _pixel_operators(images: Any, operator: Any, strength: Any, kernel: Any) -> Any:
-    """Apply each sample's operator, as ``apply_pixel_operator`` does; AutoGraph's ``if``."""
-    if operator == PIXEL_OPERATORS.index("sharpness"):
-        images = operators_of.filter(images, kernel)
-    elif operator == PIXEL_OPERATORS.index("posterize"):
-        images = images & fn.cast(strength, dtype=_UINT8)
-    elif operator == PIXEL_OPERATORS.index("solarize"):
-        kept = images < strength
-        images = kept * images + (kept ^ True) * (types.Constant(255, dtype=_UINT8) - images)
-    elif operator == PIXEL_OPERATORS.index("autocontrast"):
-        images = _autocontrast(images)
-    elif operator == PIXEL_OPERATORS.index("equalize"):
-        images = operators_of.equalize(images)
-    return images
-
-
-def _autocontrast(images: Any) -> Any:
-    """Stretch each channel to 0 to 255; one with a single value stays as it is."""
-    low: Any = fn.reductions.min(images, axis_names="HW", keep_dims=True)
-    spread = fn.reductions.max(images, axis_names="HW", keep_dims=True) - low
-    varies = spread > 0
-    divisor = spread * varies + types.Constant(255, dtype=_UINT8) * (varies ^ True)
-    return fn.cast_like((images - low * varies) * (255 / divisor), images)
-
-
-@pipeline_def
-def _eval_pipeline(source: Any, image_size: int, preset: TrainPreset, operators: str) -> Any:
-    jpeg, width, height, left, top = fn.external_source(
-        source, num_outputs=5, batch=True, no_copy=True
-    )
-    images: Any = fn.resize(
-        _decode(jpeg, operators),
-        resize_x=width,
-        resize_y=height,
-        interp_type=_LINEAR,
-        antialias=True,
-    )
-    return fn.crop_mirror_normalize(
-        images,
-        crop=(image_size, image_size),
-        crop_pos_x=left,
-        crop_pos_y=top,
-        mean=[255 * each for each in MEAN],
-        std=[255 * each for each in STD],
-        dtype=types.DALIDataType.FLOAT,
-        output_layout="HWC",
-    )

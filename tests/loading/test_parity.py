@@ -4,6 +4,7 @@ Tolerances are in grey levels of 0 to 255, after undoing the normalisation.
 """
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from pipeline.evaluation.image_files import read_image
 from pipeline.loading.portable import render_eval
-from pipeline.loading.presets import MEAN, STD
+from pipeline.loading.presets import MEAN, STD, TRAIN_PRESETS
 from pipeline.loading.samples import Samples
 from pipeline.shards.dataset import Split
 
@@ -215,3 +216,30 @@ def test_train_pixels_agree_between_backends(
     difference = np.abs(levels(both[0].images) - levels(both[1].images))
     assert difference.mean() <= mean
     assert np.quantile(difference, 0.999) <= high
+
+
+@pytest.mark.parametrize("phase", ["train", "eval"])
+@pytest.mark.parametrize("augment", sorted(TRAIN_PRESETS))
+def test_every_graph_can_be_made_of_gpu_operators(augment, phase):
+    """Without a GPU it cannot run, but a wrong argument or device is refused here too."""
+    pytest.importorskip("nvidia.dali")
+    from pipeline.loading import dali_graph
+
+    made = {}
+    for operators in ("gpu", "cpu"):
+        pipe = dali_graph.graph(
+            lambda: (),
+            phase=phase,
+            preset=TRAIN_PRESETS[augment],
+            image_size=64,
+            batch_size=4,
+            threads=2,
+            operators=operators,
+            device_id=None,
+            largest=(341, 256),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a preset need not use every parameter
+            made[operators] = pipe.serialize()
+    assert all(word in made["gpu"] for word in (b"mixed", b"gpu", b"hw_decoder_load"))
+    assert b"mixed" not in made["cpu"] and b"gpu" not in made["cpu"]

@@ -1,0 +1,187 @@
+"""The DALI pipeline of each phase: its operators, from the bytes of JPEGs to normalised images.
+
+    jpeg -> decode (nvJPEG on a GPU) -> resize, warp -> pixel operators -> colour -> erase   (train)
+    jpeg -> decode -> resize -> crop and normalise                                           (eval)
+
+DALI only applies the parameters that ``augment.draw`` made, sample by sample.
+
+    graph(source, phase="train", preset=TRAIN_PRESETS["basic"], image_size=224, ...).build()
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline, pipeline_def
+
+from pipeline.loading.augment import PIXEL_OPERATORS
+from pipeline.loading.order import Phase
+from pipeline.loading.presets import MEAN, STD, TrainPreset
+
+PREFETCH = {"gpu": 3, "cpu": 2}
+"""Batches that DALI works on ahead of the consumer."""
+
+HW_DECODER_LOAD = 0.65
+"""Share of a batch that a GPU's JPEG engines decode, where it has some; always given, because
+DALI's own default differs between versions."""
+
+Operators = Literal["cpu", "gpu"]
+
+Inputs = tuple[Any, ...]
+"""What the pipeline takes for a batch: JPEGs first, then arrays with a row for each sample."""
+
+operators_of: Any = fn  # its operators are made at import, so type checkers do not find them
+_UINT8 = types.DALIDataType.UINT8
+_LINEAR = types.DALIInterpType.INTERP_LINEAR
+
+
+def graph(
+    source: Callable[[], Inputs],
+    *,
+    phase: Phase,
+    preset: TrainPreset,
+    image_size: int,
+    batch_size: int,
+    threads: int,
+    operators: Operators,
+    device_id: int | None,
+    largest: tuple[int, int],
+) -> Pipeline:
+    """Return the pipeline of a phase, not yet built.
+
+    Args:
+        source: gives the inputs of a batch.
+        phase: train or eval.
+        preset: augmentation of the train phase.
+        image_size: side of the output, pixels.
+        batch_size: samples.
+        threads: of the CPU.
+        operators: of the GPU or of the CPU.
+        device_id: number of the GPU; None: no GPU (such a graph of GPU operators cannot be built).
+        largest: width and height of the largest JPEGs, pixels.
+    """
+    return (_eval_pipeline if phase == "eval" else _train_pipeline)(
+        source,
+        image_size=image_size,
+        preset=preset,
+        operators=operators,
+        largest=largest,
+        batch_size=batch_size,
+        num_threads=threads,
+        device_id=device_id,
+        prefetch_queue_depth=PREFETCH[operators],
+        exec_dynamic=True,
+    )
+
+
+def decode(
+    jpeg: Any, operators: Operators, largest: tuple[int, int], load: float = HW_DECODER_LOAD
+) -> Any:
+    """Return the operator that decodes to ``[H, W, 3] uint8`` RGB, not rotated by EXIF.
+
+    Args:
+        jpeg: the operator that gives the bytes.
+        operators: "gpu" decodes on the GPU, with its JPEG engines where it has some.
+        largest: width and height that its buffers are made for, pixels; larger ones make them grow.
+        load: share of a batch for those engines, 0 to 1.
+    """
+    width, height = largest
+    engine = {
+        "device": "mixed",
+        "hw_decoder_load": load,
+        "preallocate_width_hint": width,
+        "preallocate_height_hint": height,
+    }
+    return fn.decoders.image(
+        jpeg,
+        **cast(Any, engine if operators == "gpu" else {"device": "cpu"}),
+        output_type=types.DALIImageType.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+    )
+
+
+@pipeline_def(enable_conditionals=True)
+def _train_pipeline(
+    source: Any,
+    image_size: int,
+    preset: TrainPreset,
+    operators: Operators,
+    largest: tuple[int, int],
+) -> Any:
+    jpeg, shrinks, shrunk, matrix, colour, offset, corner, size, operator, strength, kernel = (
+        fn.external_source(source, num_outputs=11, batch=True, no_copy=True)
+    )
+    images: Any = decode(jpeg, operators, largest)
+    if cast(Any, shrinks):  # AutoGraph: by sample
+        images = fn.resize(images, size=shrunk, interp_type=_LINEAR, antialias=True)
+    images = fn.warp_affine(
+        images,
+        matrix=matrix,
+        size=(image_size, image_size),
+        inverse_map=True,
+        interp_type=_LINEAR,
+    )
+    if preset.trivial:
+        if operators == "gpu":
+            strength, kernel = strength.gpu(), kernel.gpu()
+        images = _pixel_operators(images, operator, strength, kernel)
+    images = fn.coord_transform(images, M=colour, T=offset, dtype=types.DALIDataType.FLOAT)
+    if preset.erase:
+        images = fn.erase(images, anchor=corner, shape=size, axis_names="WH", fill_value=0.0)
+    return images
+
+
+def _pixel_operators(images: Any, operator: Any, strength: Any, kernel: Any) -> Any:
+    """Apply each sample's operator, as ``apply_pixel_operator`` does; AutoGraph's ``if``."""
+    if operator == PIXEL_OPERATORS.index("sharpness"):
+        images = operators_of.filter(images, kernel)
+    elif operator == PIXEL_OPERATORS.index("posterize"):
+        images = images & fn.cast(strength, dtype=_UINT8)
+    elif operator == PIXEL_OPERATORS.index("solarize"):
+        kept = images < strength
+        images = kept * images + (kept ^ True) * (types.Constant(255, dtype=_UINT8) - images)
+    elif operator == PIXEL_OPERATORS.index("autocontrast"):
+        images = _autocontrast(images)
+    elif operator == PIXEL_OPERATORS.index("equalize"):
+        images = operators_of.equalize(images)
+    return images
+
+
+def _autocontrast(images: Any) -> Any:
+    """Stretch each channel to 0 to 255; one with a single value stays as it is."""
+    low: Any = fn.reductions.min(images, axis_names="HW", keep_dims=True)
+    spread = fn.reductions.max(images, axis_names="HW", keep_dims=True) - low
+    varies = spread > 0
+    divisor = spread * varies + types.Constant(255, dtype=_UINT8) * (varies ^ True)
+    return fn.cast_like((images - low * varies) * (255 / divisor), images)
+
+
+@pipeline_def
+def _eval_pipeline(
+    source: Any,
+    image_size: int,
+    preset: TrainPreset,
+    operators: Operators,
+    largest: tuple[int, int],
+) -> Any:
+    jpeg, width, height, left, top = fn.external_source(
+        source, num_outputs=5, batch=True, no_copy=True
+    )
+    images: Any = fn.resize(
+        decode(jpeg, operators, largest),
+        resize_x=width,
+        resize_y=height,
+        interp_type=_LINEAR,
+        antialias=True,
+    )
+    return fn.crop_mirror_normalize(
+        images,
+        crop=(image_size, image_size),
+        crop_pos_x=left,
+        crop_pos_y=top,
+        mean=[255 * each for each in MEAN],
+        std=[255 * each for each in STD],
+        dtype=types.DALIDataType.FLOAT,
+        output_layout="HWC",
+    )
