@@ -196,6 +196,12 @@ def test_signal_saves_and_leaves_and_the_same_command_goes_on(
     calm = tmp_path / "calm"
     assert train(*tiny, "--run-dir", calm, ranks=ranks).codes == [0] * ranks
     assert (calm / "history.csv").read_bytes() == (tmp_path / "history.csv").read_bytes()
+    points = [
+        read_checkpoint(max((run / "checkpoints").glob("*"))).state()["progress"]["points"]
+        for run in (calm, tmp_path)
+    ]
+    losses = [[point.get("train/loss") for point in each] for each in points]
+    assert losses[0] == losses[1] and losses[0][0]  # tracked every 10 steps, over all 10
 
 
 def test_loss_that_is_not_finite_stops_with_step_rate_and_images(train, tiny, packed, tmp_path):
