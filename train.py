@@ -33,6 +33,7 @@ from pipeline.learning.optimizers import set_rate
 from pipeline.learning.probability import require_diagnoses
 from pipeline.loading.backend import begin
 from pipeline.loading.batch import Batch, Loader
+from pipeline.loading.flags import source_weights
 from pipeline.loading.loader import make_loader
 from pipeline.loading.portable import decode_rgb
 from pipeline.loading.samples import Samples
@@ -132,6 +133,7 @@ def loaders(
         augment=flags.regularisation.augment,
         balance=flags.imbalance.balance,
         balance_by=flags.model.task,
+        source_weights=source_weights(flags.data.mix),
         mixup=flags.regularisation.mixup,
         cutmix=flags.regularisation.cutmix,
         **common,

@@ -44,10 +44,11 @@ class Source:
 
     kind: str
     """``ham10000`` (with or without the official test set), ``isic2018`` (that set alone),
-    ``isic2019``, ``isic2020``, ``isic2024``, ``isic`` (the archive) or ``images`` (own ones)."""
+    ``isic2019``, ``isic2020``, ``isic2024``, ``isic`` (the archive), ``images`` (own ones) or
+    ``several`` (see ``pipeline.ham10000.several``)."""
     table: pd.DataFrame
     """As ``check_metadata`` gives it, plus official_test (bool) and, where the table has them,
-    patient_id and split; with file_name where an image id is not the file's name."""
+    the columns ``image_table.EXTRA``; with file_name where an image id is not the file's name."""
     store: ImageStore
     """The images; it may hold more than the table names."""
     labels: Kind = "dx"
@@ -62,6 +63,8 @@ class Source:
     """Image id and reason of the rows that are not to be packed."""
     missing: tuple[str, ...] = ()
     """Ids that have no image and were left out of ``table`` for ``--on-bad-image skip``."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Further images that belong together."""
 
 
 def open_source(

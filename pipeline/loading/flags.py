@@ -3,6 +3,8 @@
 Imports no torch, so that ``--help`` answers at once.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +15,23 @@ from pipeline.loading.presets import Augment
 Backend = Literal["auto", "dali", "portable"]
 """``auto`` is DALI on a GPU, and the portable backend on a CPU, where it is three
 times as fast as DALI's CPU operators (`python -m benchmarks.loader`)."""
+
+
+def source_weights(mix: Sequence[str]) -> dict[str, float]:
+    """Return the weight of each source, in order, for ``("ham=1", "clinic=3")``.
+
+    Raises:
+        DataError: a word is not NAME=WEIGHT, a name comes twice, or no weight is above 0.
+    """
+    found: dict[str, float] = {}
+    for word in mix:
+        name, _, number = word.partition("=")
+        if not name or name in found or not re.fullmatch(r"\d+(\.\d*)?|\.\d+", number):
+            raise DataError(f"--mix: expected NAME=WEIGHT once for each source, not {word!r}")
+        found[name] = float(number)
+    if mix and not any(found.values()):
+        raise DataError(f"--mix {' '.join(mix)}: one weight at least must be above 0")
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Learning and training know ``batch.Loader`` only; train.py and eval.py call ``ma
 """
 
 import importlib.util
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ def make_loader(
     augment: Augment = "basic",
     balance: Balance = "none",
     balance_by: BalanceBy = "binary",
+    source_weights: Mapping[str, float] | None = None,
     mixup: float = 0.0,
     cutmix: float = 0.0,
 ) -> Loader:
@@ -62,6 +64,8 @@ def make_loader(
         balance: how the train phase makes classes equally frequent: each class has the same share
             of the epoch's order, which is cut to full global batches at its end like any other.
         balance_by: the classes that ``balance`` makes equally frequent.
+        source_weights: weight of each source in the train phase, by its name in samples.csv: an
+            epoch of as many samples as the split has is divided so. Not with ``balance``.
         mixup: alpha of mixup's Beta distribution in the train phase; 0 for none.
         cutmix: alpha of cutmix's; 0 for none. With both, each batch gets one or the other.
 
@@ -70,6 +74,12 @@ def make_loader(
             not installed.
     """
     samples, train = Samples(split), phase == "train"
+    classes = _classes(samples, balance_by)
+    weights = source_weights if train else None
+    if weights and balance != "none":
+        raise DataError("--mix and --balance both say what an epoch holds; leave one out")
+    if weights:
+        classes = _sources(split, weights)
     plan = EpochPlan(
         phase=phase,
         shard_of=samples.shard_of,
@@ -78,7 +88,8 @@ def make_loader(
         world_size=world_size,
         seed=seed,
         balance=balance if train else "none",
-        classes=_classes(samples, balance_by),
+        classes=classes,
+        shares=tuple((weights or {}).values()),
     )
     if plan.batches_per_epoch == 0:
         raise _too_few(split.name, plan)
@@ -130,6 +141,22 @@ def _use_dali(backend: Backend, device: torch.device) -> bool:
 def _classes(samples: Samples, by: BalanceBy) -> np.ndarray:
     labels = samples.labels
     return samples.taxonomy.is_malignant[labels] if by == "binary" else labels
+
+
+def _sources(split: Split, weights: Mapping[str, float]) -> np.ndarray:
+    """Return the source of each sample as its place in ``weights``, ``[n] int``."""
+    if "source" not in split.samples:
+        raise DataError(
+            f"--mix: {split.root} has no sources; build it with --source NAME=DIR for each"
+        )
+    found = sorted(set(split.samples["source"]))
+    named = sorted(name for name, weight in weights.items() if weight or name in found)
+    if named != found:
+        raise DataError(
+            f"--mix names {', '.join(weights)}; split {split.name} of {split.root} has "
+            f"{', '.join(found)}: give each of them a weight (0: not used)"
+        )
+    return np.array([list(weights).index(name) for name in split.samples["source"]])
 
 
 def _too_few(name: str, plan: EpochPlan) -> DataError:

@@ -81,6 +81,9 @@ class EpochPlan:
     classes: np.ndarray | None = None
     """``[n] int``, the class of each sample; needed unless ``balance`` is ``none``."""
 
+    shares: tuple[float, ...] = ()
+    """Share of each class in an epoch of as many samples as there are, in place of ``balance``."""
+
     @cached_property
     def batches_per_epoch(self) -> int:
         """Batches of an epoch on every rank.
@@ -96,10 +99,8 @@ class EpochPlan:
     @cached_property
     def samples_per_epoch(self) -> int:
         """Samples of an epoch's order, those that fill no global batch included."""
-        rows = choose_rows(
-            len(self.shard_of), self.classes, balance=self.balance, seed=self.seed, epoch=0
-        )
-        return len(rows)
+        how = {"balance": self.balance, "shares": self.shares}
+        return len(choose_rows(len(self.shard_of), self.classes, seed=self.seed, epoch=0, **how))
 
     def requests(
         self, epoch: int, start: int = 0, bounds: Sequence[int] | None = None
@@ -127,7 +128,12 @@ class EpochPlan:
         if self.phase == "eval":
             return np.arange(len(self.shard_of), dtype=np.int64)
         return epoch_order(
-            self.shard_of, seed=self.seed, epoch=epoch, classes=self.classes, balance=self.balance
+            self.shard_of,
+            seed=self.seed,
+            epoch=epoch,
+            classes=self.classes,
+            balance=self.balance,
+            shares=self.shares,
         )
 
 
@@ -163,6 +169,7 @@ def epoch_order(
     epoch: int,
     classes: np.ndarray | None = None,
     balance: Balance = "none",
+    shares: Sequence[float] = (),
     window: int = WINDOW_SAMPLES,
 ) -> np.ndarray:
     """Return the rows of an epoch in their order, ``[m] int64`` indexes into ``shard_of``.
@@ -173,9 +180,11 @@ def epoch_order(
         epoch: from 0.
         classes: ``[n] int``, the class of each sample; needed unless ``balance`` is ``none``.
         balance: how classes are made equally frequent.
+        shares: share of each class; see ``choose_rows``.
         window: least average number of samples in a window.
     """
-    rows = choose_rows(len(shard_of), classes, balance=balance, seed=seed, epoch=epoch)
+    how = {"balance": balance, "shares": shares}
+    rows = choose_rows(len(shard_of), classes, seed=seed, epoch=epoch, **how)
     if len(rows) == 0:
         return rows
     shards = int(shard_of.max()) + 1
@@ -187,28 +196,45 @@ def epoch_order(
 
 
 def choose_rows(
-    num_samples: int, classes: np.ndarray | None, *, balance: Balance, seed: int, epoch: int
+    num_samples: int,
+    classes: np.ndarray | None,
+    *,
+    balance: Balance,
+    seed: int,
+    epoch: int,
+    shares: Sequence[float] = (),
 ) -> np.ndarray:
     """Return which samples an epoch holds, and how often each, ``[m] int64``, not yet shuffled.
 
     ``none``: each once. ``undersample``: as many of each class as the smallest has, none twice,
     others in another epoch. ``oversample``: as many of each class as the largest has; each sample
-    of a class equally often, but for a remainder that is drawn anew each epoch.
+    of a class equally often, but for a remainder that is drawn anew each epoch. ``shares`` (of
+    class 0, 1, ...; they need not sum to 1): ``num_samples`` in all, divided so, drawn likewise.
     """
-    if balance == "none":
+    if balance == "none" and not shares:
         return np.arange(num_samples, dtype=np.int64)
     assert classes is not None and len(classes) == num_samples
     random = np.random.default_rng([seed, epoch, _CHOICE])
     present, counts = np.unique(classes, return_counts=True)
     if len(present) == 0:
         return np.empty(0, dtype=np.int64)
-    target = int(counts.max() if balance == "oversample" else counts.min())
+    targets = np.full(len(present), counts.max() if balance == "oversample" else counts.min())
+    if shares:
+        targets = _divided(num_samples, np.array(shares)[present])
     parts = []
-    for label, count in zip(present, counts, strict=True):
+    for label, count, target in zip(present, counts, targets.tolist(), strict=True):
         members = np.flatnonzero(classes == label)
         parts.append(np.tile(members, target // int(count)))
         parts.append(random.permutation(members)[: target % int(count)])
     return np.concatenate(parts).astype(np.int64)
+
+
+def _divided(total: int, shares: np.ndarray) -> np.ndarray:
+    """Return ``total`` divided as ``shares`` say, ``[k] int64``; it sums to ``total``."""
+    exact = total * shares / shares.sum()
+    whole = np.floor(exact).astype(np.int64)
+    whole[np.argsort(whole - exact, kind="stable")[: total - whole.sum()]] += 1
+    return whole
 
 
 def _windows(sizes: np.ndarray, permutation: np.ndarray, window: int) -> np.ndarray:

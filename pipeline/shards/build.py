@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
-from pipeline.ham10000.source import open_source
+from pipeline.ham10000.several import merge
+from pipeline.ham10000.source import Source, open_source
 from pipeline.ham10000.taxonomy import load
 from pipeline.shards.flags import BuildFlags
 from pipeline.shards.manifest import SPLITS, Manifest
+from pipeline.shards.origin.licences import with_licences
 from pipeline.shards.origin.own_split import in_words
 from pipeline.shards.packing.builder import BuildPlan, build, make_plan
 from pipeline.shards.packing.local_engine import run_here
@@ -44,13 +45,22 @@ def build_shards(
     if engine is None:
         local = flags.engine == "local"
         engine = run_here(flags.workers) if local else run_on_ray(flags.address)
-    folder = mirrored(flags.source, progress=progress).absolute()
-    how = {"image_types": flags.image_type, "on_bad_image": flags.on_bad_image}
-    source = open_source(folder, load(flags.taxonomy), **how)
-    plan = make_plan(source, flags)
+    plan = make_plan(open_all(flags, progress=progress), flags)
     for note in [*plan.source.notes, *plan_notes(plan)]:
         print(f"note: {note}", file=sys.stderr, flush=True)
     return build(plan, store_for(flags.out), engine, progress=progress)
+
+
+def open_all(flags: BuildFlags, *, progress: bool) -> Source:
+    """Return the source, or the sources as one, with the licences that the flags ask for."""
+    how = {"image_types": flags.image_type, "on_bad_image": flags.on_bad_image}
+    taxonomy, opened = load(flags.taxonomy), {}
+    for name, path in flags.sources().items():
+        source = open_source(mirrored(path, progress=progress).absolute(), taxonomy, **how)
+        opened[name] = with_licences(source, name, flags)
+    if "" in opened:
+        return opened[""]
+    return merge(opened, ids_are_global=flags.ids_are_global, test_source=flags.test_source)
 
 
 def plan_notes(plan: BuildPlan) -> Iterator[str]:
@@ -63,8 +73,7 @@ def plan_notes(plan: BuildPlan) -> Iterator[str]:
             f"so scores will be too good; --split-by lesion does not leak"
         )
     if flags.duplicates is not None:
-        added = len(plan.pairs) - len(SAME_LESION_PAIRS)
-        yield f"{flags.duplicates} adds {added:,} pairs; {largest_group(placed)}"
+        yield f"{flags.duplicates} adds {plan.added_pairs:,} pairs; {largest_group(placed)}"
     if plan.crossing is not None and "val" not in set(plan.source.table["split"]):
         yield f"no image is in val: {flags.splits.val_fraction:.0%} of train are, whole groups"
     if plan.crossing and plan.crossing["groups"]:

@@ -1,5 +1,6 @@
 """The flags of ``python -m pipeline.shards build|verify|stats``; without pandas and torch."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,9 @@ from pipeline.errors import DataError
 from pipeline.ham10000.flags import ImageType
 from pipeline.ham10000.images import OnBadImage
 from pipeline.shards.packing.shard_plan import EncodeSettings
+
+NAMED = re.compile(r"([A-Za-z0-9][\w-]*)=(.+)")
+"""A source with its name."""
 
 TEST_FRACTION = 0.15
 """Share of the test split where nothing else is asked for."""
@@ -77,8 +81,9 @@ class SplitPolicy:
 class BuildFlags:
     """Pack a dataset into shards."""
 
-    source: Path
-    """Folder (or s3://bucket/prefix, fetched once) with the images and their metadata."""
+    source: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Folder (or s3://bucket/prefix, fetched once) with the images and their metadata. Several:
+    --source NAME=DIR for each; an image that two of them hold is taken once, from the first."""
     out: Path = Path("shards/ham10000")
     """Folder or s3://bucket/prefix to write; an interrupted build continues where it stopped."""
     name: str | None = None
@@ -95,6 +100,20 @@ class BuildFlags:
     """skip leaves out damaged images and rows without one, and lists them in OUT/rejected.csv."""
     duplicates: Path | None = None
     """Table of further pairs of images of one lesion (image_id_a, image_id_b, score)."""
+    test_source: str | None = None
+    """Name of the source that is held out whole: it is the test split."""
+    ids_are_global: bool = False
+    """Equal ids of images, lesions and patients mean the same in all sources. Default: they belong
+    to their source, except for the ISIC Archive's image ids."""
+    keep_licenses: bool = False
+    """Keep each image's licence and attribution (copyright_license, attribution of the table, or
+    HAM10000's own) in samples.csv. The next three flags and named sources do so too."""
+    license: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Licence of the images whose table names none, as CC-BY; NAME=CC-BY for one source."""
+    attribution: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Whom to name for images whose table names nobody; NAME=TEXT for one source."""
+    license_in: str = ""
+    """Licences to pack, as CC-0,CC-BY; images of others, or of none, are left out and listed."""
     workers: int = 0
     """Processes; 0: one per core. The result does not depend on it."""
     engine: Literal["local", "ray"] = "local"
@@ -103,6 +122,26 @@ class BuildFlags:
     """Address of the Ray cluster, as auto; without it one is started on this machine."""
     splits: SplitPolicy = field(default_factory=SplitPolicy)
     images: EncodeSettings = field(default_factory=EncodeSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse sources without a name or with the same one."""
+        self.sources()
+
+    def sources(self) -> dict[str, Path]:
+        """Return the sources by name; a single one without a name has the name ""."""
+        found: dict[str, Path] = {}
+        for path in self.source:
+            named = NAMED.fullmatch(str(path)) if not path.exists() else None
+            name = named[1] if named else ""
+            if name in found:
+                what = f"the name {name}" if name else "no name"
+                raise DataError(f"two sources have {what}: give each its own, --source NAME=DIR")
+            found[name] = Path(named[2]) if named else path
+        if not found or ("" in found and len(found) > 1):
+            raise DataError("--source DIR is needed, or --source NAME=DIR for each of several")
+        if self.test_source is not None and self.test_source not in found:
+            raise DataError(f"--test-source {self.test_source} is no NAME of --source NAME=DIR")
+        return found
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ TABLE_COLUMNS: tuple[str, ...] = (
 )
 """Columns of samples.csv; with folds, ``fold`` follows ``split``."""
 
+WHERE_FROM: tuple[str, ...] = ("source", "copyright_license", "attribution")
+"""Columns that follow where flags of build ask for them."""
+
 FILE_NAME = "file_name"
 """Last column of samples.csv where an image id is not its file's name: the name in the source."""
 

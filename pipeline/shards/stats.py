@@ -16,7 +16,8 @@ from pipeline.ham10000.taxonomy import SEXES, Taxonomy
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.flags import StatsFlags
 from pipeline.shards.manifest import SPLITS
-from pipeline.shards.plan import part_of
+from pipeline.shards.origin.licences import NOT_STATED
+from pipeline.shards.plan import WHERE_FROM, part_of
 
 TOTALS = "images and lesions"
 """Title of the one table that is printed but not drawn."""
@@ -44,6 +45,9 @@ def tabulate(samples: pd.DataFrame, taxonomy: Taxonomy) -> dict[str, pd.DataFram
         "age": (ages, AGE_BANDS),
         "site": (samples["localization"], sorted(set(samples["localization"]))),
     }
+    for name in samples.columns.intersection(WHERE_FROM):
+        values = samples[name].replace("", NOT_STATED)
+        columns[name.replace("_", " ")] = (values, sorted(set(values)))
     folds = sorted(set(part) - set(SPLITS), key=lambda name: int(name.removeprefix("fold ")))
     order = [name for name in ("train", *folds, "val", "test") if name in set(part)]
     groups = samples.groupby(part)

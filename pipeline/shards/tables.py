@@ -13,7 +13,7 @@ from pipeline.errors import DataError
 from pipeline.files import sha256
 from pipeline.shards.manifest import TABLE_NAME
 from pipeline.shards.packing.pack import Receipt
-from pipeline.shards.plan import FILE_NAME, LEFT_OUT, SKIN_TONE, TABLE_COLUMNS
+from pipeline.shards.plan import FILE_NAME, LEFT_OUT, SKIN_TONE, TABLE_COLUMNS, WHERE_FROM
 from pipeline.shards.storage.store import Store
 
 
@@ -53,7 +53,8 @@ def _samples(placed: pd.DataFrame, receipts: Sequence[Receipt], *, folds: bool) 
     """Return samples.csv: one row for each sample packed, in packing order."""
     packed = [(name, receipt.entry.path) for receipt in receipts for name, _ in receipt.sources]
     order = pd.DataFrame(packed, columns=["image_id", "shard"])
-    columns = [*TABLE_COLUMNS, *(name for name in (SKIN_TONE, FILE_NAME) if name in placed)]
+    added = (SKIN_TONE, *WHERE_FROM, FILE_NAME)
+    columns = [*TABLE_COLUMNS, *(name for name in added if name in placed)]
     if folds:
         columns.insert(columns.index("split") + 1, "fold")
     return pd.DataFrame(order.merge(placed, on="image_id", how="left", validate="1:1")[columns])
@@ -73,7 +74,7 @@ def read_samples(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         if columns:
             return pd.read_csv(path, dtype=str, keep_default_na=False, usecols=list(columns))
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        added = ["fold", SKIN_TONE, FILE_NAME]
+        added = ["fold", SKIN_TONE, *WHERE_FROM, FILE_NAME]
         if list(table.columns.drop(added, errors="ignore")) != list(TABLE_COLUMNS):
             raise ValueError(f"its columns are {', '.join(table.columns)}")
         table["age"] = np.array([float(age) if age else np.nan for age in table["age"]])

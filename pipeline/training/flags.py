@@ -23,7 +23,7 @@ from pipeline.learning.flags import (
     Weighting,
     keyword_arguments,
 )
-from pipeline.loading.flags import Backend
+from pipeline.loading.flags import Backend, source_weights
 from pipeline.loading.order import Balance
 from pipeline.loading.presets import Augment
 from pipeline.tracking.flags import TrackerName
@@ -42,6 +42,9 @@ class DataFlags:
     """Where shards from object storage are kept on this machine; each is fetched once, verified."""
     fold: int | None = None
     """The fold to validate on, from 0, for shards built with --folds; the others are trained on."""
+    mix: tuple[str, ...] = ()
+    """Weight of each source of shards built from several, as ham=1 clinic=3: an epoch of as many
+    images as the train split has is divided so. Default: each image once."""
     image_size: int = 224
     """Pixels: height and width of what the network sees."""
     batch_size: int = 64
@@ -57,6 +60,7 @@ class DataFlags:
         """Refuse values that cannot work."""
         require_range(self, "above 0", "image_size", "batch_size")
         require_range(self, "0 or above", "threads")
+        source_weights(self.mix)
 
 
 @dataclass(frozen=True)

@@ -156,3 +156,20 @@ def test_balanced_epochs_hold_each_class_equally_often(
         largest = classes == int(np.argmax(counts))
         assert set(often[largest]) == {1}
         assert all(np.ptp(often[classes == each]) <= 1 for each in range(len(counts)))
+
+
+def test_sources_are_drawn_in_exact_proportions_and_each_image_equally_often():
+    sources = np.repeat([0, 1, 2], [700, 250, 50])
+    shard_of = np.arange(1000) // 100
+    how = {"seed": 3, "classes": sources, "shares": (1.0, 1.0, 2.0)}
+    order = epoch_order(shard_of, epoch=0, **how)
+    assert np.bincount(sources[order]).tolist() == [250, 250, 500]
+    times = np.bincount(order, minlength=1000)
+    assert times[:700].max() == 1 and set(times[700:950]) == {1} and set(times[950:]) == {10}
+    assert order.tolist() == epoch_order(shard_of, epoch=0, **how).tolist()
+    other = epoch_order(shard_of, epoch=1, **how)
+    assert set(other[other < 700]) != set(order[order < 700])
+    uneven = epoch_order(shard_of, epoch=0, **how | {"shares": (1.0, 1.0, 1.0)})
+    assert sorted(np.bincount(sources[uneven]).tolist()) == [333, 333, 334]
+    none = epoch_order(shard_of, epoch=0, **how | {"shares": (0.0, 3.0, 1.0)})
+    assert np.bincount(sources[none]).tolist() == [0, 750, 250]

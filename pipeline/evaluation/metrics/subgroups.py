@@ -18,7 +18,7 @@ from pipeline.ham10000.metadata import age_band
 SMALLEST = 20
 """Images below which a subgroup gets no metrics."""
 
-PATIENT_FACTORS = ("sex", "age_band", "localization", "skin_tone", "dx_type")
+PATIENT_FACTORS = ("sex", "age_band", "localization", "skin_tone", "dx_type", "source")
 ERROR_FACTORS = ("dx", "localization", "age_band", "dx_type", "sharpness_band", "brightness_band")
 FIGURES = ("roc_auc", "sensitivity", "specificity", "accuracy", "error_rate")
 

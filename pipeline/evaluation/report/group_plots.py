@@ -14,6 +14,7 @@ FACTOR_NAMES = {
     "localization": "Site",
     "skin_tone": "Skin tone, as the source has it",
     "dx_type": "Diagnosed by",
+    "source": "Source",
     "dx": "Diagnosis",
     "sharpness_band": "Sharpness, quarter",
     "brightness_band": "Brightness, quarter",

@@ -43,10 +43,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "skin_tone": ("fitspatrick", "fitzpatrick", "fitzpatrick_skin_type", "skin_tone_class"),
     "image_type": (),
     "split": (),
+    "copyright_license": ("license", "licence"),
+    "attribution": (),
 }
 """Our columns and their names elsewhere; the first that a table has counts."""
 
-EXTRA = ("patient_id", "split", "skin_tone")
+EXTRA = ("patient_id", "split", "skin_tone", "copyright_license", "attribution")
 """Columns that the result has where the table has them."""
 
 KNOWN = {*ALIASES, *(other for others in ALIASES.values() for other in others), *labels.COLUMNS}
@@ -64,8 +66,8 @@ class Rows(NamedTuple):
     """What a table says of its images."""
 
     table: pd.DataFrame
-    """As ``check_metadata`` gives it; patient_id, split, skin_tone where known, file_name
-    where a key is not it."""
+    """As ``check_metadata`` gives it; ``EXTRA`` where the table has them, file_name where a key is
+    not it."""
     labels: labels.Kind
     left_out: tuple[tuple[str, str], ...]
     """Image id and reason of the rows that are not to be packed."""

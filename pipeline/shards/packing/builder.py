@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -29,6 +30,7 @@ from pipeline.ham10000.names import IMAGE_ID
 from pipeline.ham10000.source import Source
 from pipeline.shards.flags import BuildFlags, SplitPolicy
 from pipeline.shards.manifest import MANIFEST_NAME, SPLITS, Manifest
+from pipeline.shards.origin import licences
 from pipeline.shards.origin.own_split import crossings, in_words, with_splits
 from pipeline.shards.packing.pack import RECEIPTS, Engine, PackWork, Receipt, completed
 from pipeline.shards.packing.shard_plan import ShardPlan
@@ -60,11 +62,13 @@ class BuildPlan:
     """Every shard, in packing order."""
     crossing: dict[str, Any] | None = None
     """Names of what crosses a split of one's own; None where build makes the splits."""
+    added_pairs: int = 0
+    """How many of the pairs are from --duplicates."""
 
     @property
     def official_test(self) -> dict[str, int]:
         """Images and groups of the official test set, training images left out; {} without it."""
-        groups = self.placed.loc[self.placed["official_test"], "group"].tolist()
+        groups = self.placed.loc[_official(self.placed, self.flags), "group"].tolist()
         left_out = self.placed["split"].tolist().count(LEFT_OUT)
         counts = {"images": len(groups), "groups": len(set(groups)), "left_out": left_out}
         return counts if groups else {}
@@ -91,6 +95,9 @@ class BuildPlan:
         }
         if self.official_test:
             source["official_test"] = self.official_test
+        if self.flags.test_source:
+            source["test_source"] = self.flags.test_source
+        source |= licences.counts(self.placed.query("split != @LEFT_OUT"))
         encode = self.flags.images.describe()
         asked = {"source": source, "split": split, "encode": encode, "name": self.flags.name}
         return asked | {"taxonomy": self.source.taxonomy.describe()}
@@ -111,11 +118,11 @@ def make_plan(source: Source, flags: BuildFlags) -> BuildPlan:
             f"{len(wrong)} image ids cannot be packed, the first is {wrong[0]!r}: expected up to "
             f"80 letters, digits, '-' and '_' (no dot, space or slash); rename those images"
         )
-    pairs = SAME_LESION_PAIRS
-    if source.table["official_test"].to_numpy().any():
+    pairs = SAME_LESION_PAIRS + source.pairs
+    if _official(source.table, flags).any():
         pairs += OFFICIAL_TEST_PAIRS
-    if flags.duplicates is not None:
-        pairs += read_pairs(flags.duplicates, image_ids)
+    added = read_pairs(flags.duplicates, image_ids) if flags.duplicates else ()
+    pairs += added
     name, splits = flags.name or source.kind, _splits(flags, source)
     placed = place(source.table, pairs, splits, together=source.together)
     shards = plan_shards(placed, name, flags.samples_per_shard, seed=splits.seed)
@@ -129,7 +136,13 @@ def make_plan(source: Source, flags: BuildFlags) -> BuildPlan:
                 f"--allow-crossing (the manifest, verify and every report then say so)"
             )
     flags = replace(flags, name=name, splits=splits)
-    return BuildPlan(source, flags, pairs, placed, shards, crossing)
+    return BuildPlan(source, flags, pairs, placed, shards, crossing, len(added))
+
+
+def _official(table: pd.DataFrame, flags: BuildFlags) -> np.ndarray:
+    """Return which rows are of the official test set, ``[n] bool``."""
+    official = table["official_test"].to_numpy(dtype=bool)
+    return official & (table["source"] != flags.test_source) if flags.test_source else official
 
 
 def _splits(flags: BuildFlags, source: Source) -> SplitPolicy:
@@ -145,10 +158,11 @@ def _splits(flags: BuildFlags, source: Source) -> SplitPolicy:
     if not source.table["official_test"].to_numpy().any():
         return replace(flags.splits, test_fraction=flags.splits.test_share())
     if flags.splits.test_fraction:
+        held = flags.test_source and f"--test-source {flags.test_source}"
+        test = held or "the official test set, which the source holds"
         raise DataError(
-            f"{flags.source} holds the official test set, which is the test split: leave "
-            f"--test-fraction {flags.splits.test_fraction} out (or take the test set out of the "
-            f"folder)"
+            f"the test split is {test}: leave --test-fraction {flags.splits.test_fraction} out, or "
+            f"that test set"
         )
     return replace(flags.splits, test_fraction=0.0)
 
