@@ -78,6 +78,15 @@ def plan_notes(plan: BuildPlan) -> Iterator[str]:
         yield f"no image is in val: {flags.splits.val_fraction:.0%} of train are, whole groups"
     if plan.crossing and plan.crossing["groups"]:
         yield f"--allow-crossing LEAKS, so scores will be too good: {in_words(plan.crossing)}"
+    packed = placed.query("split != @LEFT_OUT")
+    parts = len(set(part_of(packed)))
+    for dx, rows in packed.groupby("dx"):
+        groups = len(set(rows["group"]))
+        if groups < parts:
+            yield (
+                f"{dx} has {groups} groups of images ({len(rows)} images) for {parts} splits or "
+                f"folds: some have none of it"
+            )
     left_out = list(placed["split"]).count(LEFT_OUT)
     if left_out:
         yield f"{left_out} images are left out: they show lesions of the test set"

@@ -101,6 +101,24 @@ def test_known_pairs_of_the_official_test_set_join_its_lesions_and_leave_trainin
     assert "1 training images of its lesions are left out" in done.stdout
 
 
+def test_a_class_of_fewer_groups_than_splits_or_folds_is_said_before_packing(
+    shared_source, build, tmp_path, capsys
+):
+    source = tmp_path / "own"
+    shutil.copytree(shared_source, source)
+    table = pd.read_csv(source / "HAM10000_metadata.csv")
+    table["dx"] = table["dx"].where(table["dx"] != "vasc", "nv")
+    table.loc[table["lesion_id"] == "HAM_0000004", "dx"] = "vasc"  # three images of one lesion
+    table.to_csv(source / "HAM10000_metadata.csv", index=False)
+    build(source)
+    said = capsys.readouterr().err
+    assert "vasc has 1 groups of images (3 images) for 3 splits or folds" in said
+    assert said.count("some have none of it") == 1
+    build(source, "folds", folds=5)
+    said = capsys.readouterr().err
+    assert "vasc has 1 groups of images (3 images) for 6 splits or folds" in said
+
+
 def test_own_images_are_packed_with_patients_whole(build, tmp_path, shared_source):
     source = tmp_path / "own"
     source.mkdir()
