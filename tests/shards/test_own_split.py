@@ -110,6 +110,13 @@ def test_unusable_splits_are_refused_with_the_reason(shared_source, build, tmp_p
         build(shared_source, splits=path)
 
 
+def test_a_set_to_be_judged_on_is_the_test_split_whatever_its_table_says(
+    tmp_path, shared_source, build
+):
+    source = own(tmp_path / "own", shared_source, split=["train"] * 59 + ["fold 1"])
+    assert open_shards(build(source, test_fraction=1)).manifest.counts["test"] == 60
+
+
 def test_flags_that_make_splits_are_refused_beside_splits_of_ones_own(
     shared_source, build, tmp_path
 ):

@@ -110,7 +110,10 @@ def make_plan(source: Source, flags: BuildFlags) -> BuildPlan:
         DataError: flags that do not suit the source, an image id that cannot be packed, or too few
             images for the splits.
     """
-    source = with_splits(source, flags.splits.splits)
+    if flags.splits.test_fraction == 1:  # then all are the test split, whatever a table says
+        source = replace(source, table=source.table.drop(columns="split", errors="ignore"))
+    else:
+        source = with_splits(source, flags.splits.splits)
     image_ids = set(source.table["image_id"])
     wrong = sorted(name for name in image_ids if not IMAGE_ID.fullmatch(name))
     if wrong:
