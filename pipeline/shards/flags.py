@@ -114,6 +114,8 @@ class BuildFlags:
     """Whom to name for images whose table names nobody; NAME=TEXT for one source."""
     license_in: str = ""
     """Licences to pack, as CC-0,CC-BY; images of others, or of none, are left out and listed."""
+    croissant: bool = False
+    """Write croissant.json beside the manifest: the set as search engines and loaders read it."""
     workers: int = 0
     """Processes; 0: one per core. The result does not depend on it."""
     engine: Literal["local", "ray"] = "local"

@@ -29,8 +29,9 @@ from pipeline.ham10000.known_duplicates import OFFICIAL_TEST_PAIRS, SAME_LESION_
 from pipeline.ham10000.names import IMAGE_ID
 from pipeline.ham10000.source import Source
 from pipeline.shards.flags import BuildFlags, SplitPolicy
-from pipeline.shards.manifest import MANIFEST_NAME, SPLITS, Manifest
+from pipeline.shards.manifest import MANIFEST_NAME, SPLITS, TABLE_NAME, Manifest
 from pipeline.shards.origin import licences
+from pipeline.shards.origin.croissant import CROISSANT_NAME, croissant
 from pipeline.shards.origin.own_split import crossings, in_words, with_splits
 from pipeline.shards.packing.pack import RECEIPTS, Engine, PackWork, Receipt, completed
 from pipeline.shards.packing.shard_plan import ShardPlan
@@ -190,6 +191,9 @@ def build(plan: BuildPlan, store: Store, engine: Engine, *, progress: bool = Tru
             if store.read(KEY_NAME) != key:
                 raise DataError(f"another build has begun in {store}: choose another --out")
             manifest = _publish(plan, store, receipts, asked)
+    if plan.flags.croissant:
+        header = (store.read(TABLE_NAME) or b"").partition(b"\n")[0].decode()
+        store.publish(CROISSANT_NAME, croissant(manifest, header.split(",")))
     store.delete(WORK_FOLDER)
     return manifest
 
