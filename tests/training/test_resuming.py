@@ -201,7 +201,7 @@ def test_signal_saves_and_leaves_and_the_same_command_goes_on(
         for run in (calm, tmp_path)
     ]
     losses = [[point.get("train/loss") for point in each] for each in points]
-    assert losses[0] == losses[1] and losses[0][0]  # tracked every 10 steps, over all 10
+    assert losses[0] == losses[1] and any(losses[0])  # a point is the mean of 10 steps
 
 
 def test_loss_that_is_not_finite_stops_with_step_rate_and_images(train, tiny, packed, tmp_path):
