@@ -91,6 +91,6 @@ def test_eight_trainings_by_two_searches_one_of_which_is_killed(packed, tmp_path
     assert second.wait(timeout=500) == 0, logs[1].read_text()
     table = pd.read_csv(study / "trials.csv")
     assert len(table) in (8, 9) and set(table["state"]) == {"complete"}
-    assert sorted(table["trial"]) == list(range(len(table)))
+    assert table["trial"].is_unique  # a retry counts in its folder
     assert "resuming from" in (trial / "search.log").read_text()
     assert len(pd.read_csv(trial / "history.csv")) == 2

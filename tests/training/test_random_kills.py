@@ -28,18 +28,23 @@ def test_twenty_kills_in_a_row_leave_the_bytes_of_an_undisturbed_run(tiny, tmp_p
     flags = [*tiny, "--epochs", "20", "--checkpoint-steps", "2"]
     calm, run, log = (tmp_path / name for name in ("calm", "run", "log"))
     begun = time.monotonic()
-    assert start(flags, calm, tmp_path / "calm.log").wait(600) == 0
-    whole = time.monotonic() - begun  # seconds
+    process = start(flags, calm, tmp_path / "calm.log")
+    while not list(calm.glob("checkpoints/step-*")) and process.poll() is None:
+        time.sleep(0.02)
+    ready = time.monotonic() - begun  # seconds to the first checkpoint
+    assert process.wait(600) == 0
+    training = time.monotonic() - begun - ready
     draw, kills, moments = random.Random(5), 0, []
     for _ in range(10 * KILLS):
         process = start(flags, run, log)
-        moment = draw.uniform(0, whole / 2)  # in the start, or some epochs later
+        in_start = kills % 3 == 0  # else within a tenth of the training
+        moment = draw.uniform(0, ready) if in_start else ready + draw.uniform(0, training / 10)
         with suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         process.kill()
         if process.wait() == -signal.SIGKILL:  # else it has ended by itself
             kills += 1
-            moments.append(round(moment / whole, 2))
+            moments.append(round(moment, 2))
         if kills == KILLS:
             break
     assert kills == KILLS
