@@ -78,6 +78,7 @@ from pipeline.evaluation.report.cases import SIDE, Pair, choose_cases
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.judgement import print_headlines, write_report
 from pipeline.evaluation.report.pictures import centre_square, image_quality
+from pipeline.ham10000.layouts.data_card import card_of
 from pipeline.judging.baseline import beside
 from pipeline.judging.outside import drop, recalibration, validation_of
 from pipeline.judging.scoring import classes_judged, logits_of, open_both, preprocess
@@ -160,6 +161,7 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
         tta=tta,
         backend=f"{speed.backend} backend on {device.type}",
         command=f"{launcher} {shlex.join(sys.argv)}",
+        data=card_of(asdict(shards.manifest), split.samples["lesion_id"]),
         classes=classes,
     )
     metrics["provenance"] = facts.provenance()

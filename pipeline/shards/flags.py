@@ -98,6 +98,9 @@ class BuildFlags:
     crops of total body photographs). Default: dermoscopic, or all where none is."""
     on_bad_image: OnBadImage = "error"
     """skip leaves out damaged images and rows without one, and lists them in OUT/rejected.csv."""
+    data_card: Path | None = None
+    """TOML file that says whose the images are, their licence, how they were verified, skin tones
+    (docs/data.md has its fields); the report shows it, and "not stated" where it is silent."""
     duplicates: Path | None = None
     """Table of further pairs of images of one lesion (image_id_a, image_id_b, score)."""
     test_source: str | None = None

@@ -75,12 +75,16 @@ class Manifest:
     """Shards in packing order: train, val, test."""
     taxonomy: dict[str, Any] = dataclasses.field(default_factory=HAM10000.describe)
     """The classes by index, which are malignant, and what else ``Taxonomy.describe`` returned."""
+    data_card: dict[str, Any] | None = None
+    """What ``build --data-card`` said of the data; see ``pipeline.ham10000.layouts.data_card``."""
     format_version: int = FORMAT_VERSION
     """Version of the shard format."""
 
     def to_json(self) -> bytes:
         """Return the bytes of manifest.json."""
         content = dataclasses.asdict(self)
+        if self.data_card is None:  # no card, the bytes of versions without cards
+            del content["data_card"]
         content["self_sha256"] = _digest(content)
         return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 

@@ -82,7 +82,7 @@ class Browser:
         self.home = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         theirs, self.out = os.pipe()
         self.into, back = os.pipe()
-        words = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe")
+        words = ("--headless", "--no-sandbox", "--hide-scrollbars", "--remote-debugging-pipe")
         redirected = f'exec "$@" 3<&{theirs} 4>&{back}'  # Chromium reads 3 and writes 4
         self.process = subprocess.Popen(
             ["bash", "-c", redirected, "", CHROMIUM, *words, f"--user-data-dir={self.home.name}"],
@@ -129,9 +129,9 @@ class Browser:
         return answer["result"]
 
     def open(
-        self, page: Path, *, width: int, kind: str = "screen", media: dict[str, str] | None = None
+        self, page: Path, *, width: int, kind: str = "", media: dict[str, str] | None = None
     ) -> None:
-        """Load a page at a width, on screen or "print", with media features, and its images."""
+        """Load a page and its images at a width, as if on "print" if so, with media features."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         features = [{"name": name, "value": value} for name, value in (media or {}).items()]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import log_loss
 
 from pipeline import files
 from pipeline.errors import DataError
@@ -25,6 +26,7 @@ from pipeline.evaluation.report.judgement import write_report
 from pipeline.evaluation.report.page import write_files
 from pipeline.evaluation.report.pictures import centre_square, image_quality, measure
 from pipeline.ham10000.decoding.jpeg import BadImageError
+from pipeline.ham10000.layouts.data_card import FIELDS, card_of
 from pipeline.ham10000.taxonomy import HAM10000
 
 MODEL = {
@@ -32,7 +34,7 @@ MODEL = {
     **{"seed": 0, "weights_sha256": "ab" * 32, "git_revision": "cd" * 20, "val_roc_auc": 0.9},
     **{"threshold": 0.4, "temperature": 2.0, "bias": -0.5, "target_sensitivity": None},
     "manifest_sha256": "ef" * 32,
-    **{"classes": HAM10000.classes, "taxonomy": {"malignant": HAM10000.malignant}},
+    **{"classes": HAM10000.classes, "taxonomy": HAM10000.describe()},
 }
 MANIFEST = {
     "source": {"kind": "ham10000"},
@@ -43,11 +45,12 @@ MANIFEST = {
 }
 
 
-def written(out, frame, *, leak=0, threshold=None, shown=True, manifest=MANIFEST):
+def written(out, frame, *, leak=0, threshold=None, shown=True, heat=True, manifest=MANIFEST):
     metrics = summarise(frame, threshold=0.4, temperature=2.0, resamples=20)
     chosen = choose_cases(frame, threshold=0.4, each=3, seed=0)
     rng = np.random.default_rng(0)
     pair = tuple(rng.integers(0, 255, (2, 144, 144, 3), dtype=np.uint8))
+    pair = pair if heat else (pair[0], pair[0])
     rows = {int(row) for rows in chosen.values() for row in rows} if shown else set()
     card = DataCard(
         flags.JudgeFlags(
@@ -56,6 +59,7 @@ def written(out, frame, *, leak=0, threshold=None, shown=True, manifest=MANIFEST
         ),
         model=MODEL,
         manifest=manifest,
+        data=card_of(manifest, frame["lesion_id"]),
         manifest_sha256="ef" * 32,
         leak={"images": leak, "lesions": leak, "groups of lesions": leak},
         edited=[],
@@ -144,18 +148,73 @@ def test_the_card_says_what_was_judged_on_what_and_how(report):
     card = re.sub(r"<[^>]+>", " ", text[text.index('id="card"') : text.index("<footer>")])
     for fact in (
         *("resnet18 (torchvision)", "ab" * 32, "the best Youden index", "bias -0.5000", "portable"),
-        *("ham10000 layout, 415 images", "400 images of", "by group of lesions", "shorter side 64"),
+        *("ham10000, 415 images", "400 images of", "by group of lesions", "shorter side 64"),
         *("none of the 15 images", "20 resamples", "No diagnosis, triage or treatment"),
-        *("Skin tone", "Reference standard", "python eval.py"),
+        *("Skin tones", "Reference standard", "CC BY-NC 4.0", "python eval.py"),
     ):
         assert fact in card, fact
+
+
+def test_nothing_is_claimed_of_data_that_nobody_described(tmp_path, predictions):
+    own = MANIFEST | {"source": {"kind": "images"}, "labels": "binary"}
+    text = written(tmp_path / "own", predictions, manifest=own)
+    for claim in (
+        "HAM10000",
+        "Vienna",
+        "CC BY",
+        "light skin",
+        "Recall of melanoma",
+        "(nv)",
+        "(mel)",
+    ):
+        assert claim not in text, claim
+    assert re.search(r'class="note">Not stated of this data: .*licence.*skin tones', text)
+    assert text.count("<dd>not stated</dd>") == len(FIELDS)
+    stated = own | {"data_card": {"name": "Clinic <1>", "skin_tones": "Fitzpatrick V and VI"}}
+    text = written(tmp_path / "stated", predictions, manifest=stated)
+    assert "<dt>Skin tones</dt><dd>Fitzpatrick V and VI</dd>" in text
+    assert "Data: Clinic &lt;1&gt;; licence: not stated" in text
+
+
+def test_made_up_data_is_announced_in_red(tmp_path, report, predictions):
+    alarm = 'class="alarm" role="alert">Made-up data'
+    assert alarm not in (report[0] / "report.html").read_text()
+    drawn = MANIFEST | {"data_card": {"synthetic": True}}
+    assert alarm in written(tmp_path / "out", predictions, manifest=drawn)
+
+
+def test_each_figure_says_how_many_images_it_is_a_share_of(report, unchanged):
+    text = (report[0] / "report.html").read_text()
+    rows = dict(re.findall(r'<th scope="row">([^<]+)</th><td>([\d,]+)</td>', text))
+    label, predicted = unchanged["label"], unchanged["predicted"]
+    assert int(rows["Sensitivity"]) == label.sum()
+    assert int(rows["Specificity"]) == (label == 0).sum()
+    assert int(rows["Precision, malignant"]) == predicted.sum()
+    assert int(rows["Accuracy"]) == int(rows["ROC-AUC"]) == len(unchanged)
+
+
+def test_a_picture_without_heat_is_explained(tmp_path, predictions):
+    assert "no region speaks for this decision" in written(tmp_path / "a", predictions, heat=False)
+    assert "no region speaks for this" not in written(tmp_path / "b", predictions)
+
+
+def test_what_calibration_made_worse_is_said(tmp_path, predictions):
+    label, prob = predictions["label"], predictions["prob_malignant"].clip(0.01, 0.99)
+    away = np.where(label == 1, 0.1, 0.9)
+    better = predictions.assign(prob_uncalibrated=0.5 * (prob + away))
+    worse = predictions.assign(prob_uncalibrated=0.5 * (prob + 1 - away))
+    assert "calibration made worse" not in written(tmp_path / "a", better)
+    found = re.search(
+        r"worse: the negative log-likelihood \(([\d.]+) to", written(tmp_path / "b", worse)
+    )
+    assert float(found[1]) == pytest.approx(log_loss(label, worse["prob_uncalibrated"]), abs=1e-4)
 
 
 def test_a_binary_report_without_mistakes_or_quality_is_written_too(tmp_path, predictions):
     binary = predictions.loc[:, :"dx_type"].assign(predicted=predictions["label"])
     binary["prob_malignant"] = binary["prob_uncalibrated"] = 0.1 + 0.8 * binary["label"]
     text = written(tmp_path / "out", binary)
-    assert "Seven classes" not in text
+    assert 'id="classes"' not in text
     assert text.count("<p>None.</p>") == 2
 
 
@@ -168,9 +227,7 @@ CUT = """Array.from(document.querySelectorAll('h1, h2, h3, p, li, dd, figcaption
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("width", "kind"), [(1280, "screen"), (500, "screen"), (390, "screen"), (700, "print")]
-)
+@pytest.mark.parametrize(("width", "kind"), [(1280, ""), (500, ""), (390, ""), (700, "print")])
 def test_images_keep_their_shape_and_nothing_is_cut(browser, tmp_path, predictions, width, kind):
     predictions["image_id"] = "a_name_that_somebody_gave_to_a_photograph_" + predictions["image_id"]
     written(tmp_path / "out", predictions, leak=4, threshold=0.3)
@@ -284,7 +341,7 @@ def test_reports_side_by_side(tmp_path, report, predictions):
     assert "McNemar" in text
     names = {p.name for p in (tmp_path / "ab").iterdir()}
     assert names == {"comparison.json", "report.html", "roc.png"}
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="not found"):
         comparison.run(flags.CompareFlags((first, tmp_path / "none"), tmp_path / "x"))
 
 

@@ -44,6 +44,19 @@ def test_seed_changes_the_splits_and_flags_change_the_manifest(shared_source, bu
     assert len({s.manifest_sha256 for s in (first, other, resized)}) == 3
 
 
+def test_a_data_card_is_kept_in_the_manifest_and_nothing_changes_without_one(
+    shared_source, shared_shards, build, tmp_path
+):
+    card = tmp_path / "card.toml"
+    card.write_text('licence = "CC0"\n')
+    described = open_shards(build(shared_source, "described", data_card=card))
+    assert described.manifest.data_card == {"licence": "CC0"}
+    plain = open_shards(shared_shards).manifest
+    assert plain.data_card is None
+    assert b"data_card" not in (shared_shards / "manifest.json").read_bytes()
+    assert described.manifest.shards == plain.shards
+
+
 def test_finished_build_is_not_made_again_and_another_one_is_refused(source, build):
     out = build(source)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}

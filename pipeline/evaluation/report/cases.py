@@ -81,7 +81,7 @@ def tiles(
         right = row["label"] == row["predicted"]
         lines = (
             f"{'right' if right else 'WRONG'}: p = {row['prob_malignant']:.3f}",
-            f"actual {row['actual']} ({row['dx']})",
+            f"actual {row['actual']}" + (f" ({row['dx']})" if row["dx"] else ""),
             f"predicted {row['decided']}",
             row["image_id"],
             f"{row['years']}, {row['sex']}",

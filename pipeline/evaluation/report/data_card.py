@@ -6,10 +6,11 @@ Headings follow Model Cards (Mitchell et al., 2019), completed by what TRIPOD+AI
     metrics["provenance"] = DataCard(flags, model=asdict(model_card), ...).provenance()
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.evaluation.flags import JudgeFlags
+from pipeline.ham10000.layouts.data_card import FIELDS
 from pipeline.ham10000.taxonomy import Taxonomy, described
 from pipeline.machine import git_revision, versions
 
@@ -37,12 +38,19 @@ class DataCard:
     """Loader backend and device."""
     command: str
     """As typed."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What is stated of the data; see ``pipeline.ham10000.layouts.data_card``."""
     classes: dict[str, str] = field(default_factory=dict)
     """The shards' class for each of the model's that has one; {} for a binary model."""
     revision: str = field(default_factory=git_revision)
     """Git revision of the evaluating code; "" outside git."""
     versions: dict[str, str] = field(default_factory=versions)
     """Versions of the libraries that decide the figures."""
+
+    @property
+    def unstated(self) -> list[str]:
+        """What the data's card does not say, as headings."""
+        return [name for key, name in FIELDS.items() if not self.data.get(key)]
 
     def crossing(self) -> dict[str, int]:
         """Return how many lesions, patients and pairs cross the shards' splits, where any do."""
@@ -51,8 +59,12 @@ class DataCard:
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """Return the classes of the shards."""
-        return described(self.manifest.get("taxonomy"))
+        """Return the classes of the shards; a stand-in for a label is not called a diagnosis."""
+        taxonomy = described(self.manifest.get("taxonomy"))
+        if self.manifest["labels"] != "binary":
+            return taxonomy
+        unknown = {taxonomy.stand_in(label): "diagnosis not known" for label in (0, 1)}
+        return replace(taxonomy, names=taxonomy.names | unknown)
 
     @property
     def other_classes(self) -> bool:
@@ -75,6 +87,7 @@ class DataCard:
             "precision": "float32" if precision == "no" else precision,
             "leak": {"found": any(self.leak.values()), **self.leak},
             "edited": self.edited,
+            "data_card": self.data,
             "crossing": self.crossing(),
             "git_revision": self.revision,
             **({"classes": self.classes} if self.other_classes else {}),

@@ -15,8 +15,16 @@ from pipeline.evaluation.predictions import as_csv
 from pipeline.evaluation.report import group_plots, plots, recalibration
 from pipeline.evaluation.report.cases import KINDS, Pair, gallery, tiles
 from pipeline.evaluation.report.data_card import DataCard
-from pipeline.evaluation.report.page import as_json, ci, metric_names, template, write_files
+from pipeline.evaluation.report.page import (
+    METRIC_NAMES,
+    as_json,
+    ci,
+    metric_names,
+    template,
+    write_files,
+)
 from pipeline.figures import contact_sheet, data_url, png, smaller_png
+from pipeline.ham10000.layouts.data_card import FIELDS
 from pipeline.ham10000.taxonomy import LABELS, Taxonomy
 
 
@@ -34,23 +42,26 @@ def write_report(
     all chosen rows.
     """
     drawn = {name: png(plot) for name, plot in draw_plots(frame, metrics, card.taxonomy).items()}
+    binary = card.manifest["labels"] == "binary"  # a stand-in for a label is no diagnosis
+    shown = frame.assign(dx="") if binary else frame
     page = template("report.html.j2").render(
         metrics=metrics,
         origin=metrics["provenance"],
         card=card,
         taxonomy=card.taxonomy,
-        names=metric_names(card.taxonomy),
+        names=METRIC_NAMES if binary else metric_names(card.taxonomy),
         baselines=baselines(metrics),
         images={name: data_url(smaller_png(data), "png") for name, data in drawn.items()},
         galleries={
-            kind: gallery(frame, chosen[kind], pictures, metrics["threshold"]) for kind in KINDS
+            kind: gallery(shown, chosen[kind], pictures, metrics["threshold"]) for kind in KINDS
         },
         totals={kind: metrics["confusion_matrix"][a][p] for kind, (a, p) in KINDS.items()},
+        data_fields=FIELDS,
         factor_names=group_plots.FACTOR_NAMES,
         findings=findings(metrics),
         worse=worse(metrics["calibration"]),
     )
-    drawn |= draw_sheets(frame, pictures, chosen)
+    drawn |= draw_sheets(shown, pictures, chosen)
     files = {f"{name}.png": data for name, data in drawn.items()}
     tables = {"predictions.csv": as_csv(frame), "metrics.json": as_json(metrics)}
     write_files(out, {**files, "report.html": page, **tables})

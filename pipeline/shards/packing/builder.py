@@ -26,6 +26,7 @@ from pipeline.errors import DataError
 from pipeline.files import sha256, sha256_of
 from pipeline.folders import is_clutter
 from pipeline.ham10000.known_duplicates import OFFICIAL_TEST_PAIRS, SAME_LESION_PAIRS
+from pipeline.ham10000.layouts.data_card import read_card
 from pipeline.ham10000.names import IMAGE_ID
 from pipeline.ham10000.source import Source
 from pipeline.shards.flags import BuildFlags, SplitPolicy
@@ -101,6 +102,8 @@ class BuildPlan:
         source |= licences.counts(self.placed.query("split != @LEFT_OUT"))
         encode = self.flags.images.describe()
         asked = {"source": source, "split": split, "encode": encode, "name": self.flags.name}
+        if self.flags.data_card:
+            asked["data_card"] = read_card(self.flags.data_card)
         return asked | {"taxonomy": self.source.taxonomy.describe()}
 
 
