@@ -182,7 +182,7 @@ def dali_callback(task: Task) -> Iterator[int]:
     """This project's callback (order, reading ahead, parameters) and DALI's CPU decoder."""
     from nvidia.dali import fn
 
-    from pipeline.loading.dali import DaliLoader
+    from pipeline.loading.dali.loader import DaliLoader
 
     samples = Samples(open_shards(Path(task.shards)).split("train"))
     plan = EpochPlan(phase="train", shard_of=samples.shard_of, batch_size=task.batch_size)

@@ -182,7 +182,7 @@ def decoder(
     from nvidia.dali import fn  # not where DALI is not installed
     from nvidia.dali.pipeline import Pipeline
 
-    from pipeline.loading.dali_graph import PREFETCH, decode
+    from pipeline.loading.dali.graph import PREFETCH, decode
 
     pipe = Pipeline(
         batch_size=options.batch_size,

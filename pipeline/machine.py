@@ -83,8 +83,29 @@ def hardware() -> dict[str, Any]:
         "memory_gib": round(memory_bytes() / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if on_gpu else "",
         "gpus": torch.cuda.device_count() if on_gpu else 0,
+        "gpu memory_gib": round(torch.cuda.mem_get_info()[1] / 2**30, 1) if on_gpu else 0,
+        "driver": driver(),
+        "cuda of torch": torch.version.cuda or "",
+        "bf16": torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_cpu(),
         "system": platform.platform(),
     }
+
+
+def bf16_cpu() -> bool:
+    """Return whether the processor has instructions for bf16: elsewhere torch emulates it."""
+    import torch
+
+    can = torch.cpu.get_capabilities()
+    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def driver() -> str:
+    """Return the version of NVIDIA's kernel driver; "" where there is none."""
+    try:
+        words = Path("/proc/driver/nvidia/version").read_text().split()
+    except OSError:
+        return ""
+    return next((word for word in words if word[:1].isdigit() and "." in word), "")
 
 
 def processor() -> str:

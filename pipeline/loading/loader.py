@@ -118,7 +118,7 @@ def loader_of(
 ) -> Loader:
     """Return the loader that gives the batches of ``plan``; see ``make_loader``."""
     if _use_dali(backend, device):
-        from pipeline.loading.dali import DaliLoader  # NVIDIA publishes DALI for Linux only
+        from pipeline.loading.dali.loader import DaliLoader  # NVIDIA publishes DALI for Linux only
 
         kind = DaliLoader
     else:

@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import TCPStore  # pyright: ignore[reportPriva
 
 from pipeline.cli import USER_ERROR
 from pipeline.errors import DataError
-from pipeline.machine import cores
+from pipeline.machine import bf16_cpu, cores
 from pipeline.owner import sole_writer
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ REPEATS = 10.0
 
 
 def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
-    """Return the Accelerator for this launch, whatever started it.
+    """Return the Accelerator for this launch, whatever started it; "no" is float32, never TF32.
 
     ``cpu=True`` where there is no CUDA: without it each of several CPU processes would be rank 0,
     and all would write.
@@ -59,6 +59,8 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
         )
     except ValueError as error:
         raise DataError(f"--mixed-precision {mixed_precision}: {error}") from error
+    if accelerator.mixed_precision == "no":  # torch takes TF32 for convolutions on a GPU
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise DataError(
@@ -99,8 +101,7 @@ def choose_precision(flag: str, *, on_cpu: bool) -> str:
     if launcher != "no":
         return launcher
     if on_cpu:
-        can = torch.cpu.get_capabilities()
-        return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16") else "no"
+        return "bf16" if bf16_cpu() else "no"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 

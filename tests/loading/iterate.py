@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-import pipeline.loading.dali  # noqa: F401 - so that every fork has it
+import pipeline.loading.dali.loader  # noqa: F401 - so that every fork has it
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import open_shards

@@ -223,11 +223,11 @@ def test_train_pixels_agree_between_backends(
 def test_every_graph_can_be_made_of_gpu_operators(augment, phase):
     """Without a GPU it cannot run, but a wrong argument or device is refused here too."""
     pytest.importorskip("nvidia.dali")
-    from pipeline.loading import dali_graph
+    from pipeline.loading.dali.graph import graph
 
     made = {}
     for operators in ("gpu", "cpu"):
-        pipe = dali_graph.graph(
+        pipe = graph(
             lambda: (),
             phase=phase,
             preset=TRAIN_PRESETS[augment],

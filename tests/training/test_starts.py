@@ -73,3 +73,13 @@ def test_a_mistake_that_one_rank_meets_is_told_once(train, tiny, tmp_path):
     assert 2 in outcome.codes and 0 not in outcome.codes
     assert outcome.text.count("error:") == 1 and "Traceback" not in outcome.text, outcome.text
     assert how(tmp_path)[0] == 2 and "the loss is" in how(tmp_path)[1]
+
+
+def test_without_mixed_precision_float32_is_float32_on_a_gpu_too(command):
+    code = (
+        "import torch; from pipeline.training.processes import make_accelerator\n"
+        "make_accelerator('no')\n"
+        "print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)\n"
+    )
+    done = command("-c", code)
+    assert done.stdout.split() == ["False", "False"], done.stderr

@@ -146,7 +146,7 @@ def rows_of(
     table["skin_tone"] = tone.mask(tone.str.lower().isin(MISSING), UNKNOWN)
     table["file_name"] = names
     renamed = bool((ids != names.map(without_extension)).to_numpy().any())
-    known = [name for name in EXTRA if name in raw and (table[name] != UNKNOWN).any()]
+    known = [name for name in EXTRA if name in raw and set(table[name]) != {UNKNOWN}]
     extra = known + ["file_name"] * renamed
     checked = check_metadata(pd.DataFrame(table[packed]), path, taxonomy, extra=extra)
     if not {"lesion_id", "patient_id"} & set(raw.columns):

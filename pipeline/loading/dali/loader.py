@@ -21,7 +21,7 @@ from nvidia.dali.pipeline import Pipeline
 from pipeline.loading.augment import sharpness_kernel
 from pipeline.loading.backend import BackendLoader, ahead
 from pipeline.loading.batch import Batch
-from pipeline.loading.dali_graph import PREFETCH, Inputs, graph
+from pipeline.loading.dali.graph import PREFETCH, Inputs, graph
 from pipeline.loading.order import BatchRequest
 from pipeline.loading.presets import eval_geometry
 from pipeline.out_of_memory import out_of_memory
