@@ -54,6 +54,7 @@ def test_a_probe_on_pure_noise_finds_nothing(samples):
     assert abs(roc_auc_score(label, card.scores(logits)["prob_malignant"]) - 0.5) < 0.15
 
 
+@pytest.mark.slow
 def test_features_of_a_checkpoint_are_probed_and_compared(train, tiny, packed, command, tmp_path):
     assert train(*tiny, "--epochs", "1", "--run-dir", tmp_path / "run").codes == [0]
     vectors = tmp_path / "features" / "run.npz"
