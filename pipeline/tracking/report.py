@@ -11,6 +11,7 @@ from typing import Any
 import wandb
 
 from pipeline.errors import warn
+from pipeline.owner import OWNER
 from pipeline.tracking.wandb_run import artifact, start_wandb_run
 
 
@@ -38,7 +39,7 @@ def track_report(out: Path, metrics: dict[str, Any], *, checkpoint: Path, group:
         if run is None:
             return
         run.log({f"eval/{name}": value for name, value in figures.items()})
-        files = [path for path in sorted(out.iterdir()) if path.is_file()]
+        files = [path for path in sorted(out.iterdir()) if path.is_file() and path.name != OWNER]
         report = artifact("report", f"report-{out.resolve().name}", files, figures)
         run.log_artifact(report, aliases=["latest"])
         run.finish()
