@@ -143,11 +143,6 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
         **boot,
     )
     metrics["baselines"] = beside(frame, shards, split, **boot)
-    validation = validation_of(data.checkpoint, threshold, card.taxonomy)
-    if validation is not None and tta == opened.card.tta:
-        metrics["drop"] = drop(frame, validation, **boot)
-        if card.manifest_sha256 != shards.manifest_sha256:
-            metrics["recalibration"] = recalibration(frame, seed=method.seed)
     ranks = accelerator.num_processes
     launcher = f"accelerate launch --multi_gpu --num_processes {ranks}" if ranks > 1 else "python"
     facts = DataCard(
@@ -164,6 +159,11 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
         data=card_of(asdict(shards.manifest), split.samples["lesion_id"]),
         classes=classes,
     )
+    validation = validation_of(data.checkpoint, threshold, card.taxonomy)
+    if validation is not None and tta == opened.card.tta:
+        metrics["drop"] = drop(frame, validation, **boot)
+        if not facts.own_test:
+            metrics["recalibration"] = recalibration(frame, seed=method.seed)
     metrics["provenance"] = facts.provenance()
 
     # -- the report, with pictures of chosen cases

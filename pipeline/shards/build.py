@@ -13,9 +13,11 @@ from pipeline.ham10000.source import Source, open_source
 from pipeline.ham10000.taxonomy import load
 from pipeline.shards.flags import BuildFlags
 from pipeline.shards.manifest import SPLITS, Manifest
+from pipeline.shards.origin.base import Base, open_base
 from pipeline.shards.origin.licences import with_licences
 from pipeline.shards.origin.own_split import in_words
-from pipeline.shards.packing.builder import BuildPlan, build, make_plan
+from pipeline.shards.packing.build_plan import BuildPlan, make_plan
+from pipeline.shards.packing.builder import build
 from pipeline.shards.packing.local_engine import run_here
 from pipeline.shards.packing.pack import Engine
 from pipeline.shards.packing.ray_engine import run_on_ray
@@ -45,16 +47,18 @@ def build_shards(
     if engine is None:
         local = flags.engine == "local"
         engine = run_here(flags.workers) if local else run_on_ray(flags.address)
-    plan = make_plan(open_all(flags, progress=progress), flags)
+    base = open_base(flags) if flags.base else None
+    flags = base.flags if base else flags
+    plan = make_plan(open_all(flags, base, progress=progress), flags, base)
     for note in [*plan.source.notes, *plan_notes(plan)]:
         print(f"note: {note}", file=sys.stderr, flush=True)
     return build(plan, store_for(flags.out), engine, progress=progress)
 
 
-def open_all(flags: BuildFlags, *, progress: bool) -> Source:
+def open_all(flags: BuildFlags, base: Base | None, *, progress: bool) -> Source:
     """Return the source, or the sources as one, with the licences that the flags ask for."""
     how = {"image_types": flags.image_type, "on_bad_image": flags.on_bad_image}
-    taxonomy, opened = load(flags.taxonomy), {}
+    taxonomy, opened = base.shards.taxonomy if base else load(flags.taxonomy), {}
     for name, path in flags.sources().items():
         source = open_source(mirrored(path, progress=progress).absolute(), taxonomy, **how)
         opened[name] = with_licences(source, name, flags)
@@ -109,6 +113,8 @@ def describe(manifest: Manifest, out: Path) -> str:
         if f"{kind}.csv" in manifest.files:
             count = f"{manifest.counts[kind]:,} images, " if kind in manifest.counts else ""
             lines.append(f"{kind.replace('_', ' ')}: {count}see {out}/{kind}.csv")
+    if manifest.base:
+        lines.append(f"val and test are those of base {manifest.base['manifest_sha256'][:12]}")
     where = str(store_for(out)) if is_remote(out) else shlex.quote(str(out))
     lines.append(f"written to {out}; check it with `python -m pipeline.shards verify {where}`")
     return "\n".join(lines)

@@ -84,6 +84,10 @@ class BuildFlags:
     source: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Folder (or s3://bucket/prefix, fetched once) with the images and their metadata. Several:
     --source NAME=DIR for each; an image that two of them hold is taken once, from the first."""
+    base: Path | None = None
+    """Folder of a finished set to grow: its val and test stay as they are, byte for byte, and train
+    is its shards and all new images. Left out are images that it has, by id or bytes, and those of
+    a lesion or patient in its val or test. Sizes, classes and name are the base's."""
     out: Path = Path("shards/ham10000")
     """Folder or s3://bucket/prefix to write; an interrupted build continues where it stopped."""
     name: str | None = None

@@ -77,14 +77,18 @@ class Manifest:
     """The classes by index, which are malignant, and what else ``Taxonomy.describe`` returned."""
     data_card: dict[str, Any] | None = None
     """What ``build --data-card`` said of the data; see ``pipeline.ham10000.layouts.data_card``."""
+    base: dict[str, Any] | None = None
+    """Of a set that grew from another: its name, manifest_sha256, counts, its own base, and what is
+    not known of it; see ``pipeline.shards.origin.base``."""
     format_version: int = FORMAT_VERSION
     """Version of the shard format."""
 
     def to_json(self) -> bytes:
         """Return the bytes of manifest.json."""
         content = dataclasses.asdict(self)
-        if self.data_card is None:  # no card, the bytes of versions without cards
-            del content["data_card"]
+        for name in ("data_card", "base"):  # where there is none, the bytes of earlier versions
+            if content[name] is None:
+                del content[name]
         content["self_sha256"] = _digest(content)
         return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 

@@ -106,14 +106,17 @@ def part_of(table: pd.DataFrame) -> list[str]:
 
 
 def plan_shards(
-    placed: pd.DataFrame, name: str, samples_per_shard: int, *, seed: int
+    placed: pd.DataFrame, name: str, samples_per_shard: int, *, seed: int, first: int = 0
 ) -> tuple[ShardPlan, ...]:
-    """Cut what ``place`` returned into shards: shuffled, of nearly equal size, one fold each."""
+    """Cut what ``place`` returned into shards: shuffled, of nearly equal size, one fold each.
+
+    ``first`` is the number of the first train shard.
+    """
     if samples_per_shard < 1:
         raise DataError(f"--samples-per-shard is {samples_per_shard}; expected at least 1")
     plans: list[ShardPlan] = []
     for split in SPLITS:
-        number = 0
+        number = first if split == "train" else 0
         for fold in sorted(set(placed.loc[placed["split"] == split, "fold"])):
             part = placed.query("split == @split and fold == @fold")
             rows = metadata_rows(part)

@@ -103,6 +103,8 @@ def _facts(manifest: Manifest, leaks: Sequence[str]) -> Iterator[str]:
     crossed = manifest.split.get("crossing", {})
     if crossed.get("groups"):
         yield f"LEAKS, packed with --allow-crossing: in two splits are {in_words(crossed)}"
+    if base := manifest.base:
+        yield f"val and test are those of base {base['manifest_sha256'][:12]} ({base['name']})"
     if test := manifest.source.get("official_test"):
         yield (
             f"official test set: {test['images']:,} images in {test['groups']:,} groups of one "

@@ -1,5 +1,6 @@
 """A checkpoint on shards that it was not made from: the drop, and recalibration."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -107,6 +108,40 @@ def test_a_model_is_judged_on_labels_alone(task, model, outside, command, tmp_pa
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Against its own validation" in page
     assert (tmp_path / "report" / "recalibration.png").is_file()
+
+
+def test_a_model_is_judged_on_a_set_that_grew_from_its_own_as_on_its_own(
+    model, packed, command, tmp_path
+):
+    words = ("--out", tmp_path / "made", "--images", "20", "--seed", "9")
+    assert command("-m", "pipeline.ham10000", "synthesize", *words).returncode == 0
+    table = pd.read_csv(tmp_path / "made" / "HAM10000_metadata.csv")
+    for path in (tmp_path / "made").rglob("*.jpg"):
+        path.rename(path.with_name(f"new_{path.name}"))
+    table.assign(image_id="new_" + table["image_id"]).to_csv(
+        tmp_path / "made" / "HAM10000_metadata.csv", index=False
+    )
+    where = ("--source", tmp_path / "made", "--out", tmp_path / "grown", "--workers", "1")
+    done = command("-m", "pipeline.shards", "build", *where, "--base", packed)
+    assert done.returncode == 0, done.stderr
+
+    scores, said = {}, {}
+    for name, shards in {"own": packed, "grown": tmp_path / "grown"}.items():
+        where = ("--checkpoint", model("dx"), "--shards", shards, "--out", tmp_path / name)
+        done = command("eval.py", *where, *QUICK)
+        assert done.returncode == 0, done.stderr
+        scores[name] = pd.read_csv(tmp_path / name / "predictions.csv")
+        said[name] = done.stdout
+    assert scores["own"][["image_id", "prob_malignant"]].equals(
+        scores["grown"][["image_id", "prob_malignant"]]
+    )
+    digest = hashlib.sha256((packed / "manifest.json").read_bytes()).hexdigest()
+    words = f"test split is that of base {digest[:12]}"
+    assert words in said["grown"] and "base" not in said["own"]
+    metrics = json.loads((tmp_path / "grown" / "metrics.json").read_text())
+    assert metrics["provenance"]["base"] == words
+    assert "recalibration" not in metrics and not metrics["provenance"]["leak"]["found"]
+    assert digest in (tmp_path / "grown" / "report.html").read_text()
 
 
 @pytest.mark.slow

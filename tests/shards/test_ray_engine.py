@@ -13,7 +13,8 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.ham10000.source import open_source
 from pipeline.shards.flags import BuildFlags
-from pipeline.shards.packing.builder import BuildPlan, build, make_plan
+from pipeline.shards.packing.build_plan import BuildPlan, make_plan
+from pipeline.shards.packing.builder import build
 from pipeline.shards.packing.local_engine import run_here
 from pipeline.shards.packing.ray_engine import run_on_ray
 from pipeline.shards.packing.shard_plan import EncodeSettings

@@ -58,6 +58,26 @@ class DataCard:
         return {what: len(names) for what, names in crossed.items() if names and what != "groups"}
 
     @property
+    def bases(self) -> list[str]:
+        """Return the sha256 of the set that the shards grew from, of that one's base, and so on."""
+        found, base = [], self.manifest.get("base")
+        while base:
+            found.append(base["manifest_sha256"])
+            base = base["base"]
+        return found
+
+    @property
+    def base_in_words(self) -> str:
+        """Return whose val and test these are, where the shards grew from a base."""
+        names = ", which grew from ".join(digest[:12] for digest in self.bases)
+        return f"{self.flags.data.split} split is that of base {names}"
+
+    @property
+    def own_test(self) -> bool:
+        """Say whether the shards' val and test are those of the set that the model learnt from."""
+        return self.model["manifest_sha256"] in (self.manifest_sha256, *self.bases)
+
+    @property
     def taxonomy(self) -> Taxonomy:
         """Return the classes of the shards; a stand-in for a label is not called a diagnosis."""
         taxonomy = described(self.manifest.get("taxonomy"))
@@ -90,5 +110,6 @@ class DataCard:
             "data_card": self.data,
             "crossing": self.crossing(),
             "git_revision": self.revision,
+            **({"base": self.base_in_words} if self.bases and data.split != "train" else {}),
             **({"classes": self.classes} if self.other_classes else {}),
         }

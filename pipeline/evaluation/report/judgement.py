@@ -156,6 +156,8 @@ def print_headlines(metrics: dict) -> None:
     if crossed := metrics["provenance"].get("crossing"):
         counts = ", ".join(f"{n} {what}" for what, n in crossed.items())
         print(f"LEAK: {counts} cross the splits (--allow-crossing); the figures are too good")
+    if base := metrics["provenance"].get("base"):
+        print(f"{base}: figures compare with those on the base")
     if "classes" in metrics["provenance"]:
         shared = ", ".join(f"{a} as {b}" for a, b in metrics["provenance"]["classes"].items())
         print(
