@@ -66,6 +66,7 @@ def start(packed, tmp_path):
     return begin
 
 
+@pytest.mark.slow
 def test_the_sweeps_command_trains_with_the_drawn_flags_and_logs_its_metric(
     start, packed, tmp_path
 ):

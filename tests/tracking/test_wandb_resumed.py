@@ -98,6 +98,7 @@ journal.tracker.finish(1)
 """Sends the points 0 to last - 2, 100 in a second."""
 
 
+@pytest.mark.slow
 def test_offline_run_repeats_the_last_seconds_before_a_kill_and_loses_nothing(tmp_path, read_wandb):
     def logger(last: int) -> subprocess.Popen:
         command = [sys.executable, "-c", LOGGER, str(tmp_path), str(last)]
