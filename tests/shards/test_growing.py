@@ -108,7 +108,7 @@ def test_an_image_that_would_leak_or_is_known_is_left_out_with_the_reason(
         val["image_id"]: "image id: the base has it in val, with other bytes",
         "copy": f"same bytes: as {test['image_id']} of the base's test",
         "besides_copy": "group: joined by other images to a lesion in the base's test",
-        "of_val": f"lesion: {val['lesion_id']} is in the base's val",
+        "of_val": f"lesion: {val['lesion_id']} belongs to the base's val",
         "twin_b": "same bytes: as twin_a (new)",
         "in_pairs": "group: joined by other images to a lesion in the base's test",
     }
@@ -123,6 +123,46 @@ def test_an_image_that_would_leak_or_is_known_is_left_out_with_the_reason(
     assert table.loc["of_train", "split"] == table.loc["twin_a", "split"] == "train"
     assert "7 new images are left out: " in capsys.readouterr().err
     assert not verify(grown.root, progress=False).problems
+    later = [*new_rows(30)[28:], ("late", "X2", "", plain(107))]  # the lesion of the copy
+    more = clinic(tmp_path / "later", shared_source, later)
+    late = reasons(build(more, "again", base=grown.root))
+    assert late.pop("late") == "lesion: X2 belongs to the base's test" and late == said
+
+
+def test_sources_columns_and_licences_of_both_are_kept(build, shared_source, tmp_path):
+    old = build(f"ham={shared_source}", "base")
+    more = clinic(tmp_path / "more", shared_source, new_rows(6))
+    table = pd.read_csv(more / "mine.csv").assign(skin_tone="IV")
+    table.to_csv(more / "mine.csv", index=False)
+    with pytest.raises(DataError, match="names its sources"):
+        build(more, "grown", base=old)
+    grown = open_shards(build(f"clinic={more}", "grown", base=old, license="CC-BY"))
+    assert grown.manifest.source["sources"] == {"clinic": 6, "ham": 60}
+    assert grown.manifest.source["licenses"] == {"CC-BY": 6, "CC-BY-NC": 60}
+    assert grown.samples["skin_tone"].value_counts().to_dict() == {"": 60, "IV": 6}
+    assert not verify(grown.root, progress=False).problems
+
+
+def test_labels_of_another_kind_and_a_second_test_set_are_refused(
+    base, build, shared_source, tmp_path
+):
+    more = clinic(tmp_path / "more", shared_source, new_rows(4))
+    table = pd.read_csv(more / "mine.csv")
+    table.rename(columns={"dx": "label"}).assign(label=[0, 1, 0, 1]).to_csv(
+        more / "mine.csv", index=False
+    )
+    with pytest.raises(DataError, match="labels of the kind 'dx'"):
+        build(more, "grown", base=base)
+    shutil.copytree(shared_source, tmp_path / "official")
+    truth = pd.read_csv(shared_source / "HAM10000_metadata.csv").head(3)
+    truth.assign(image_id=["new_000", "new_001", "new_002"]).to_csv(
+        tmp_path / "official" / "ISIC2018_Task3_Test_GroundTruth.csv", index=False
+    )
+    for n in range(3):
+        folder = tmp_path / "official" / "HAM10000_images_part_1"
+        shutil.copy(more / f"new_{n:03d}.jpg", folder)
+    with pytest.raises(DataError, match="official test set"):
+        build(tmp_path / "official", "grown", base=base)
 
 
 def test_a_patient_of_val_or_test_is_left_out_and_unknown_patients_are_said(
@@ -136,7 +176,7 @@ def test_a_patient_of_val_or_test_is_left_out_and_unknown_patients_are_said(
     seen = [("again", "B0", patient, plain(90)), ("other", "B1", "P99", plain(91))]
     more = clinic(tmp_path / "more", shared_source, seen)
     grown = build(more, "grown", base=old.root)
-    assert reasons(grown) == {"again": f"patient: {patient} is in the base's test"}
+    assert reasons(grown) == {"again": f"patient: {patient} belongs to the base's test"}
     assert len(pd.read_csv(grown / "patients.csv")) == 41
     assert "patients of the base are not known" not in capsys.readouterr().err
 

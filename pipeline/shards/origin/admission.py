@@ -1,10 +1,11 @@
 """Which images of a source are new to a base, and which group each belongs to.
 
-    source, placed = admit(base, source, pairs)
+    base, source, placed = admit(base, source, pairs)
 
 A new image is left out where the base has its id, where its packed JPEG has the bytes of another
 image, and where it belongs to a lesion or patient in val or test. Left-out images still join others
-to a group: what shows the lesion of a copy of a test image stays out too.
+to a group: what shows the lesion of a copy of a test image stays out too, also when the set grows
+again (``Base.held``).
 """
 
 from collections import Counter
@@ -32,14 +33,19 @@ from pipeline.shards.tables import PATIENT, PATIENTS_NAME, hashed
 
 HELD = ("val", "test")
 
+NAMED = {"lesions": "lesion_id", "patients": PATIENT}
+"""Column by the key of ``Base.held``."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def admit(
     base: Base, source: Source, pairs: Iterable[tuple[str, str]]
-) -> tuple[Source, pd.DataFrame]:
+) -> tuple[Base, Source, pd.DataFrame]:
     """Return the source without what is left out, and its table placed: all of it is train.
+
+    The base that is returned knows what the left-out images say of val and test.
 
     Raises:
         DataError: a shard of OLD is damaged, or no image is new.
@@ -55,7 +61,7 @@ def admit(
     held = pd.DataFrame(union[union["part"].isin(HELD)])
     part_of = dict(zip(group[held.index], held["part"], strict=True))
     facts = _Facts(old.set_index("image_id")["split"].to_dict(), same, part_of, held)
-    rows = union.iloc[len(old) :].assign(component=group)
+    rows = union.iloc[-len(new) :].assign(component=group)
     reasons = [facts.reason(row) for row in rows.to_dict("records")]
     named: dict[str, str] = {}  # a group that holds one of OLD's has the name that it has there
     for component, of in zip(group[: len(old)], union["of"], strict=False):
@@ -74,7 +80,8 @@ def admit(
         notes=(*source.notes, *_notes(base, source, reasons)),
         left_out=(*source.left_out, *left_out),
     )
-    return kept, pd.DataFrame(placed[fits]).reset_index(drop=True)
+    base = replace(base, held=_held(base, union.iloc[: len(old)], rows, part_of))
+    return base, kept, pd.DataFrame(placed[fits]).reset_index(drop=True)
 
 
 def _same(base: Base, source: Source, ids: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
@@ -111,7 +118,10 @@ def _digests(root: Path, entry: ShardEntry) -> dict[str, str]:
 
 
 def _union(base: Base, table: pd.DataFrame) -> pd.DataFrame:
-    """Return OLD's rows, then the new ones, with part, ``of`` (OLD's group) and patient."""
+    """Return OLD's rows, those of what it holds besides, the new ones.
+
+    Columns: image_id, lesion_id, part, ``of`` (OLD's group), ``PATIENT``.
+    """
     old = base.samples[["image_id", "lesion_id"]].assign(
         part=base.samples["split"], of=base.samples["group"]
     )
@@ -121,7 +131,24 @@ def _union(base: Base, table: pd.DataFrame) -> pd.DataFrame:
     old[PATIENT] = [named.get(name, "") for name in old["image_id"]]
     new["patient_id"] = table.get("patient_id", "")
     new[PATIENT] = hashed(new["patient_id"])
-    return pd.concat([old, new], ignore_index=True)
+    held = [
+        {"image_id": f"  {value}", "lesion_id": f"  {value}", "part": part, column: value}
+        for what, column in NAMED.items()
+        for value, part in base.held.get(what, {}).items()
+    ]
+    return pd.concat([old, pd.DataFrame(held), new], ignore_index=True).fillna("")
+
+
+def _held(
+    base: Base, old: pd.DataFrame, rows: pd.DataFrame, part_of: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """Return what ``Base.held`` is, with what new ``rows`` say that the rows of ``old`` do not."""
+    found = {}
+    for what, column in NAMED.items():
+        known, values = {"", *old[column]}, zip(rows[column], rows["component"], strict=True)
+        said = {v: part_of[group] for v, group in values if group in part_of and v not in known}
+        found[what] = {**base.held.get(what, {}), **said}
+    return found
 
 
 def _notes(base: Base, source: Source, reasons: Sequence[str]) -> Iterator[str]:
@@ -166,7 +193,7 @@ class _Facts:
             parts = self.held.loc[self.held[column] == row[column], "part"]
             if row[column] and len(parts):
                 shown = row["lesion_id" if what == "lesion" else "patient_id"]
-                return f"{what}: {shown} is in the base's {parts.iloc[0]}"
+                return f"{what}: {shown} belongs to the base's {parts.iloc[0]}"
         return f"group: joined by other images to a lesion in the base's {self.part_of[group]}"
 
 

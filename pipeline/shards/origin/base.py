@@ -1,13 +1,13 @@
 """Growing sets, ``build --base OLD``: val and test stay OLD's, train is OLD's and new images.
 
-base = open_base(flags)                        # refuses what would change OLD's splits
-source, placed = admit(base, source, pairs)    # of ``admission``: what is new
-base.carry(store)                              # OLD's shards, byte for byte
+base = open_base(flags)                              # refuses what would change OLD's splits
+base, source, placed = admit(base, source, pairs)    # of ``admission``: what is new
+base.carry(store)                                    # OLD's shards, byte for byte
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,9 @@ class Base:
     """The set."""
     flags: BuildFlags
     """Of the build, with the settings that are OLD's."""
+    held: Mapping[str, Mapping[str, str]]
+    """Split by lesion, and by hashed patient, of what left-out images say belongs to val or test:
+    no row of samples.csv tells it when the set grows again."""
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -78,6 +81,7 @@ class Base:
             "manifest_sha256": self.shards.manifest_sha256,
             "counts": old.counts,
             "base": old.base,
+            "held": self.held,
         }
         new_patients = "patient_id" in source.table and not self.patients_known
         if (old.base or {}).get("unknown") or new_patients:
@@ -156,7 +160,8 @@ def open_base(flags: BuildFlags) -> Base:
     if flags.taxonomy != BuildFlags.taxonomy and load(flags.taxonomy) != shards.taxonomy:
         raise DataError(f"--taxonomy {flags.taxonomy} has other classes than --base {root}")
     splits = SplitPolicy(seed=old.split["seed"])
-    return Base(shards, replace(flags, name=old.name, images=images, splits=splits))
+    held = (old.base or {}).get("held", {})
+    return Base(shards, replace(flags, name=old.name, images=images, splits=splits), held)
 
 
 def _linked(root: Path, store: LocalStore, name: str) -> bool:

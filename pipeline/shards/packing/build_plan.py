@@ -129,7 +129,7 @@ def make_plan(source: Source, flags: BuildFlags, base: Base | None = None) -> Bu
     added = read_pairs(flags.duplicates, known) if flags.duplicates else ()
     pairs += added
     if base:
-        source, placed = admit(base, source, pairs)
+        base, source, placed = admit(base, source, pairs)
         how = {"seed": flags.splits.seed, "first": base.first_free()}
         shards = plan_shards(placed, flags.name or "", flags.samples_per_shard, **how)
         return BuildPlan(source, flags, pairs, placed, shards, added_pairs=len(added), base=base)
