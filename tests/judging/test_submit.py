@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from pipeline.judging.submit import form_of
 
 SEVEN = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
 QUICK = ("--resamples", "20", "--cases", "1", "--threads", "1")
+
+UV = Path(sys.executable).with_name("uv")
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +85,10 @@ def scorer(tmp_path_factory):
     """The official scorer, in an environment of its own."""
     place = tmp_path_factory.mktemp("scorer") / "venv"
     made = subprocess.run(
-        ["uv", "venv", "-q", "--python", "3.11", place], capture_output=True, text=True, check=False
+        [UV, "venv", "-q", "--python", "3.11", place], capture_output=True, text=True, check=False
     )
     packages = ["isic-challenge-scoring==5.6.0", "pandas<3"]
-    words = ["uv", "pip", "install", "-q", "--python", place / "bin" / "python", *packages]
+    words = [UV, "pip", "install", "-q", "--python", place / "bin" / "python", *packages]
     if made.returncode == 0:
         made = subprocess.run(words, capture_output=True, text=True, check=False)
     if made.returncode:
