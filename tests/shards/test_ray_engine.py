@@ -44,7 +44,7 @@ class DeadlyStore(LocalStore):
 
 
 def plan_of(source: Path) -> BuildPlan:
-    flags = BuildFlags(source=source, samples_per_shard=10, images=EncodeSettings(32))
+    flags = BuildFlags(source=(source,), samples_per_shard=10, images=EncodeSettings(32))
     return make_plan(open_source(source), flags)
 
 
