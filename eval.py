@@ -64,8 +64,10 @@ if __name__ == "__main__":  # flags first: --help and a typo answer before torch
 import shlex
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -81,8 +83,10 @@ from pipeline.evaluation.report.pictures import centre_square, image_quality
 from pipeline.ham10000.layouts.data_card import card_of
 from pipeline.judging.baseline import beside
 from pipeline.judging.outside import drop, recalibration, validation_of
-from pipeline.judging.scoring import classes_judged, logits_of, open_both, preprocess
+from pipeline.judging.scoring import Opened, classes_judged, logits_of, open_both, preprocess
+from pipeline.learning.flags import Tta
 from pipeline.learning.gradcam import decision_heat, overlay
+from pipeline.learning.inference import Predictions
 from pipeline.learning.model import networks_of
 from pipeline.learning.stored_model import ModelCard, edits
 from pipeline.loading.portable import decode_rgb
@@ -99,79 +103,91 @@ def judge(flags: JudgeFlags) -> None:
 
 def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
     """Predict a split on every rank, then write the report on the first."""
-    data, method, speed = flags.data, flags.method, flags.speed
-    device, on_main = accelerator.device, accelerator.is_main_process
-    threads = set_threads(speed.threads, accelerator)
+    method, threads = flags.method, set_threads(flags.speed.threads, accelerator)
 
     # -- model and shards; a split that the checkpoint was trained on is refused
-    opened = open_both(data, accelerator)
-    model, card, training = opened.model, opened.card, opened.training
-    shards, split = opened.shards, opened.split
+    opened = open_both(flags.data, accelerator)
 
     # -- every image once
-    tta = card.tta if method.tta == "stored" else method.tta
-    card = card if method.threshold is not None else card.at(tta)
-    threshold = card.threshold if method.threshold is None else method.threshold
+    tta = opened.card.tta if method.tta == "stored" else method.tta
+    card = opened.card if method.threshold is not None else opened.card.at(tta)
     found = logits_of(
-        model, split, speed, accelerator, image_size=card.image_size, threads=threads, tta=tta
+        opened.model,
+        opened.split,
+        flags.speed,
+        accelerator,
+        image_size=card.image_size,
+        threads=threads,
+        tta=tta,
     )
-    if not on_main:
-        return
+    if accelerator.is_main_process:
+        report(flags, opened, card, found, tta=tta, accelerator=accelerator)
+
+
+def report(
+    flags: JudgeFlags,
+    opened: Opened,
+    card: ModelCard,
+    found: Predictions,
+    *,
+    tta: Tta,
+    accelerator: Accelerator,
+) -> None:
+    """Turn the predictions of a split into figures, plots and a page.
+
+    Args:
+        flags: of the command.
+        opened: checkpoint and split.
+        card: the checkpoint's, with the threshold that belongs to ``tta``.
+        found: predictions of every image.
+        tta: test-time augmentation in use.
+        accelerator: of this process.
+    """
+    data, method, split = flags.data, flags.method, opened.split
 
     # -- the table (refused unless every image is in it exactly once) and its metrics
-    leak = overlap(split.samples, training)
+    leak = overlap(opened.samples, opened.training)
     if data.check_content is not None:
         from pipeline.judging.content import check_content  # scikit-learn's models take a second
 
         leak["photographs"] = check_content(
-            split.samples, training, data.check_content, shards=shards, allowed=data.allow_leak
+            opened.samples,
+            opened.training,
+            data.check_content,
+            shards=opened.shards,
+            allowed=data.allow_leak,
         )
-    samples = Samples(split)
-    classes = classes_judged(card, shards)
+    threshold = card.threshold if method.threshold is None else method.threshold
+    classes = classes_judged(card, opened.shards)
     table = card.scores(found.logits, threshold, classes)
-    frame = assemble(split.samples, found.image_ids, table, split.taxonomy)
+    frame = assemble(opened.samples, found.image_ids, table, split.taxonomy)
+    samples = Samples(split)
     frame[["sharpness", "brightness"]] = image_quality(samples.read, len(frame), workers=cores())
-    boot = {"resamples": method.resamples, "seed": method.seed}
-    metrics = summarise(
-        frame,
-        split.taxonomy,
-        threshold=threshold,
-        temperature=card.temperature,
-        bias=card.bias,
-        decide=card.decide,
-        labels=shards.manifest.labels,
-        **boot,
-    )
-    metrics["baselines"] = beside(frame, shards, split, **boot)
     ranks = accelerator.num_processes
     launcher = f"accelerate launch --multi_gpu --num_processes {ranks}" if ranks > 1 else "python"
+    manifest = asdict(opened.shards.manifest)
     facts = DataCard(
         flags,
         model=asdict(card),
-        manifest=asdict(shards.manifest),
-        manifest_sha256=shards.manifest_sha256,
+        manifest=manifest,
+        manifest_sha256=opened.shards.manifest_sha256,
         leak=leak,
         edited=edits(data.checkpoint),
-        num_training=len(training),
+        num_training=len(opened.training),
         tta=tta,
-        backend=f"{speed.backend} backend on {device.type}",
+        backend=f"{flags.speed.backend} backend on {accelerator.device.type}",
         command=f"{launcher} {shlex.join(sys.argv)}",
-        data=card_of(asdict(shards.manifest), split.samples["lesion_id"]),
+        data=card_of(manifest, opened.samples["lesion_id"]),
         classes=classes,
     )
-    validation = validation_of(data.checkpoint, threshold, card.taxonomy)
-    if validation is not None and tta == opened.card.tta:
-        metrics["drop"] = drop(frame, validation, **boot)
-        if not facts.own_test:
-            metrics["recalibration"] = recalibration(frame, seed=method.seed)
-    metrics["provenance"] = facts.provenance()
+    metrics = measure(flags, opened, card, frame, facts, threshold=threshold)
 
     # -- the report, with pictures of chosen cases
     chosen = choose_cases(frame, threshold=threshold, each=method.cases, seed=method.seed)
     rows = np.unique(np.concatenate(list(chosen.values()))).tolist()
     images = [decode_rgb(samples.read(row)) for row in rows]
     decided = frame["predicted"].to_numpy()[rows].tolist()
-    pictures = explain(model, card, images, decided, device)
+    pictures = explain(opened.model, card, images, decided, accelerator.device)
     write_report(data.out, frame, metrics, facts, dict(zip(rows, pictures, strict=True)), chosen)
     if flags.tracking.tracker == "wandb":
         from pipeline.tracking.report import track_report  # W&B takes a second to import
@@ -179,6 +195,37 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
         track_report(data.out, metrics, checkpoint=data.checkpoint, group=flags.tracking.group)
     print_headlines(metrics)
     print(f"{metrics['n']:,} images; report: {data.out / 'report.html'}")
+
+
+def measure(
+    flags: JudgeFlags,
+    opened: Opened,
+    card: ModelCard,
+    frame: pd.DataFrame,
+    facts: DataCard,
+    *,
+    threshold: float,
+) -> dict[str, Any]:
+    """Return the content of metrics.json: figures, baselines, the drop against validation."""
+    boot = {"resamples": flags.method.resamples, "seed": flags.method.seed}
+    metrics = summarise(
+        frame,
+        opened.split.taxonomy,
+        threshold=threshold,
+        temperature=card.temperature,
+        bias=card.bias,
+        decide=card.decide,
+        labels=opened.shards.manifest.labels,
+        **boot,
+    )
+    metrics["baselines"] = beside(frame, opened.shards, opened.samples, **boot)
+    validation = validation_of(flags.data.checkpoint, threshold, card.taxonomy)
+    if validation is not None and facts.tta == opened.card.tta:
+        metrics["drop"] = drop(frame, validation, **boot)
+        if not facts.own_test:
+            metrics["recalibration"] = recalibration(frame, seed=flags.method.seed)
+    metrics["provenance"] = facts.provenance()
+    return metrics
 
 
 def explain(

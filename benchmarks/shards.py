@@ -206,29 +206,6 @@ def shardwriter(files: Sequence[Path], out: Path) -> None:
             sink.write({"__key__": path.stem, "jpg": packed.getvalue(), "cls": b"0", "json": b"{}"})
 
 
-OPENED = """
-import json, sys, time
-from pathlib import Path
-import pandas, torch
-from benchmarks.shards_memory import resident
-from pipeline.loading.loader import make_loader
-from pipeline.loading.samples import Samples
-from pipeline.shards.dataset import open_shards
-root = Path(sys.argv[1])
-before, began = resident(), time.perf_counter()
-split = open_shards(root).split("train")
-samples = Samples(split)
-opened, memory = time.perf_counter() - began, resident() - before
-loader = make_loader(split, phase="train", backend="portable", image_size=32, batch_size=32, rank=0,
-                     world_size=1, device=torch.device("cpu"), threads=1)
-next(iter(loader.epoch(0)))
-first = time.perf_counter() - began
-size = memory / len(samples)
-print(json.dumps({"open_s": opened, "first_batch_s": first, "bytes_an_image": size}))
-"""
-"""A rank from the opening of shards to its first batch."""
-
-
 def scaling(samples: int, folder: Path) -> dict[str, float]:
     """Pack, verify and open ``samples`` small images; return seconds and memory."""
     source = folder / f"small-{samples}"
@@ -245,7 +222,7 @@ def scaling(samples: int, folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     quiet([sys.executable, "-m", "pipeline.shards", "verify", out])
     figures["verify_s"] = time.perf_counter() - start
-    figures |= json.loads(quiet([sys.executable, "-c", OPENED, out]))
+    figures |= json.loads(quiet([sys.executable, "-m", "benchmarks.shards_opened", out]))
     shutil.rmtree(out)
     shutil.rmtree(source)
     print(

@@ -66,16 +66,7 @@ def merge(
     kept = first == np.arange(len(table))
     ids = _packed_ids(table, kept, first)
     together = tuple(c for c in ("lesion_id", "patient_id") if any(c in s.together for s in opened))
-    notes = [f"{name}: {note}" for name, s in sources.items() for note in s.notes]
     dropped, conflicts = _dropped(table, first, ids, sources)
-    if dropped:
-        notes.append(f"{len(dropped):,} images are in an earlier source too and are taken once")
-    if conflicts:
-        more = f"; {len(conflicts) - SHOWN:,} more" if len(conflicts) > SHOWN else ""
-        notes.append(
-            f"CONFLICT: {len(conflicts):,} images have one label in one source and another in the "
-            f"next; that of the source named first is packed: {'; '.join(conflicts[:SHOWN])}{more}"
-        )
     left_out = [(i, f"{name}: {why}") for name, s in sources.items() for i, why in s.left_out]
     pairs = _pairs(table, first, ids, together)
     renamed = ids != table["image_id"].to_numpy(dtype=object)
@@ -91,11 +82,27 @@ def merge(
         labels="binary" if any(s.labels == "binary" for s in opened) else "dx",
         taxonomy=opened[0].taxonomy,
         together=together,
-        notes=tuple(notes),
+        notes=_notes(sources, len(dropped), conflicts),
         left_out=(*left_out, *dropped),
         missing=tuple(name for s in opened for name in s.missing),
         pairs=pairs,
     )
+
+
+def _notes(
+    sources: Mapping[str, Source], dropped: int, conflicts: Sequence[str]
+) -> tuple[str, ...]:
+    """Return what each source notes, and what is the same in two of them."""
+    notes = [f"{name}: {note}" for name, source in sources.items() for note in source.notes]
+    if dropped:
+        notes.append(f"{dropped:,} images are in an earlier source too and are taken once")
+    if conflicts:
+        more = f"; {len(conflicts) - SHOWN:,} more" if len(conflicts) > SHOWN else ""
+        notes.append(
+            f"CONFLICT: {len(conflicts):,} images have one label in one source and another in the "
+            f"next; that of the source named first is packed: {'; '.join(conflicts[:SHOWN])}{more}"
+        )
+    return tuple(notes)
 
 
 def _scoped(source: Source, name: str, prefix: str) -> pd.DataFrame:

@@ -18,12 +18,13 @@ from pipeline.evaluation.metrics.bootstrap import interval, resample
 from pipeline.evaluation.metrics.summary import summarise
 from pipeline.evaluation.predictions import as_csv, assemble
 from pipeline.evaluation.report.page import as_json, write_files
+from pipeline.ham10000.taxonomy import Taxonomy
 from pipeline.judging.flags import BaselineFlags
 from pipeline.judging.probe import linear_probe, patient_vectors
 from pipeline.learning.stored_model import ModelCard
 from pipeline.machine import git_revision
 from pipeline.owner import sole_writer
-from pipeline.shards.dataset import ShardSet, Split, open_shards
+from pipeline.shards.dataset import ShardSet, open_shards
 from pipeline.shards.storage.object_store import cached
 
 PATIENT = "age, sex and site"
@@ -40,14 +41,17 @@ def judge(flags: BaselineFlags) -> None:
     """Fit on train, judge the split, write the files."""
     shards = open_shards(cached(flags.shards, flags.cache))
     split = shards.split(flags.split, flags.fold)
-    vectors, seen, name = patient_vectors(shards.samples), None, PATIENT
+    samples, own = shards.samples, split.samples
+    seen, name = None, PATIENT
     if flags.features:
-        vectors, seen = read_features(flags.features, shards.samples)
+        vectors, seen = read_features(flags.features, samples)
         name = flags.features.name
         if not flags.allow_leak:
             where = f"{flags.features}, judged on split {flags.split} of {flags.shards}"
-            refuse(split.samples, seen, where)
-    card, frame = probe(name, vectors, shards, split)
+            refuse(own, seen, where)
+    else:
+        vectors = patient_vectors(samples)
+    card, frame = probe(name, vectors, samples, own, shards.taxonomy)
     metrics = summarise(
         frame,
         shards.taxonomy,
@@ -58,7 +62,7 @@ def judge(flags: BaselineFlags) -> None:
         resamples=flags.resamples,
         seed=flags.seed,
     )
-    leak = overlap(split.samples, seen) if seen is not None else {}
+    leak = overlap(own, seen) if seen is not None else {}
     metrics["provenance"] = {
         "checkpoint": card.arch,
         "shards": str(flags.shards),
@@ -76,28 +80,31 @@ def judge(flags: BaselineFlags) -> None:
 
 
 def probe(
-    name: str, vectors: np.ndarray, shards: ShardSet, split: Split
+    name: str, vectors: np.ndarray, samples: pd.DataFrame, own: pd.DataFrame, taxonomy: Taxonomy
 ) -> tuple[ModelCard, pd.DataFrame]:
-    """Return the card and the predictions table of a probe on ``vectors``, one a sample."""
-    samples, own = shards.samples, split.samples
+    """Return the card and the predictions table of a probe on ``vectors``, one a sample.
+
+    ``samples`` are those of the whole set, ``own`` those of the judged split.
+    """
     judged = samples["image_id"].isin(own["image_id"]).to_numpy()
     apart = ~samples["group"].isin(own["group"]).to_numpy()
     train = (samples["split"] == "train").to_numpy() & apart
     card, logits = linear_probe(name, vectors, samples, train, judged)
     ids, scores = samples["image_id"].to_numpy()[judged].tolist(), card.scores(logits)
-    return card, assemble(own, ids, scores, shards.taxonomy)
+    return card, assemble(own, ids, scores, taxonomy)
 
 
 def beside(
-    frame: pd.DataFrame, shards: ShardSet, split: Split, *, resamples: int, seed: int
+    frame: pd.DataFrame, shards: ShardSet, own: pd.DataFrame, *, resamples: int, seed: int
 ) -> dict:
     """Return the entry ``baselines`` of metrics.json: what age, sex and site alone reach.
 
-    With intervals, and those of the difference: the model's predictions ``frame`` minus them. A
-    note says why where nothing can be fitted.
+    With intervals, and those of the difference: the model's predictions ``frame`` of the samples
+    ``own`` minus them. A note says why where nothing can be fitted.
     """
+    samples = shards.samples
     try:
-        _, other = probe(PATIENT, patient_vectors(shards.samples), shards, split)
+        _, other = probe(PATIENT, patient_vectors(samples), samples, own, shards.taxonomy)
     except DataError as error:
         return {"patient": {"name": PATIENT, "note": str(error)}}
     label, groups = frame["label"].to_numpy(), frame["group"].to_numpy()

@@ -33,7 +33,8 @@ def check_content(
         DataError: ``at`` lacks training images, or something is found.
     """
     trained = open_shards(at)
-    own = trained.samples[trained.samples["image_id"].isin(training["image_id"])]
+    own = trained.samples
+    own = own[own["image_id"].isin(training["image_id"])]
     if absent := sorted(set(training["image_id"]) - set(own["image_id"])):
         raise DataError(
             f"--check-content {at}: {len(absent):,} images that the checkpoint was trained on are "

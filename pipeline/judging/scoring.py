@@ -37,6 +37,8 @@ class Opened:
     """The checkpoint's train and validation samples."""
     shards: ShardSet
     split: Split
+    samples: pd.DataFrame
+    """Of the split; read once, as ``split.samples`` reads it anew."""
 
 
 def open_both(data: DataFlags, accelerator: Accelerator) -> Opened:
@@ -46,10 +48,11 @@ def open_both(data: DataFlags, accelerator: Accelerator) -> Opened:
         shards = open_shards(cached(data.shards, data.cache))
         ensure_intact(shards, [data.split], progress=accelerator.is_main_process)
     split = shards.split(data.split, data.fold)
+    samples = split.samples
     if not data.allow_leak:
-        refuse(split.samples, training, f"split {data.split} of {data.shards}")
+        refuse(samples, training, f"split {data.split} of {data.shards}")
     model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Opened(model, card, training, shards, split)
+    return Opened(model, card, training, shards, split, samples)
 
 
 def logits_of(

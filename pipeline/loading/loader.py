@@ -12,6 +12,7 @@ import importlib.util
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 import torch
 
 from pipeline.errors import DataError
@@ -145,18 +146,19 @@ def _classes(samples: Samples, by: BalanceBy) -> np.ndarray:
 
 def _sources(split: Split, weights: Mapping[str, float]) -> np.ndarray:
     """Return the source of each sample as its place in ``weights``, ``[n] int``."""
-    if "source" not in split.samples:
+    samples = split.samples
+    if "source" not in samples:
         raise DataError(
             f"--mix: {split.root} has no sources; build it with --source NAME=DIR for each"
         )
-    found = sorted(set(split.samples["source"]))
+    found = sorted(set(samples["source"]))
     named = sorted(name for name, weight in weights.items() if weight or name in found)
     if named != found:
         raise DataError(
             f"--mix names {', '.join(weights)}; split {split.name} of {split.root} has "
             f"{', '.join(found)}: give each of them a weight (0: not used)"
         )
-    return np.array([list(weights).index(name) for name in split.samples["source"]])
+    return pd.Index(list(weights)).get_indexer(pd.Index(samples["source"]))
 
 
 def _too_few(name: str, plan: EpochPlan) -> DataError:

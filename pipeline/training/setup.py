@@ -88,8 +88,7 @@ def set_up(
         "manifest_sha256": manifest_sha256,
     }
     if on_main:
-        everything = {"flags": flags.flat(), **facts, "launches": progress.launches}
-        write_file(flags.run.run_dir / "config.json", json.dumps(everything, indent=2) + "\n")
+        note_config(flags, facts | {"launches": progress.launches})
     run = Run(
         flags=flags,
         accelerator=accelerator,
@@ -114,6 +113,12 @@ def set_up(
     )
     announce(run, facts, len(train), len(val))
     return run, EpochEnd(run, val, pictures)
+
+
+def note_config(flags: TrainFlags, facts: Mapping[str, Any]) -> None:
+    """Write RUN/config.json: the flags, and what is known of this run."""
+    everything = {"flags": flags.flat(), **facts}
+    write_file(flags.run.run_dir / "config.json", json.dumps(everything, indent=2) + "\n")
 
 
 def make_journal(
