@@ -111,15 +111,8 @@ def judging(flags: JudgeFlags, accelerator: Accelerator) -> None:
     # -- every image once
     tta = opened.card.tta if method.tta == "stored" else method.tta
     card = opened.card if method.threshold is not None else opened.card.at(tta)
-    found = logits_of(
-        opened.model,
-        opened.split,
-        flags.speed,
-        accelerator,
-        image_size=card.image_size,
-        threads=threads,
-        tta=tta,
-    )
+    images = (opened.model, opened.split, flags.speed, accelerator)
+    found = logits_of(*images, image_size=card.image_size, threads=threads, tta=tta)
     if accelerator.is_main_process:
         report(flags, opened, card, found, tta=tta, accelerator=accelerator)
 
@@ -135,13 +128,7 @@ def report(
 ) -> None:
     """Turn the predictions of a split into figures, plots and a page.
 
-    Args:
-        flags: of the command.
-        opened: checkpoint and split.
-        card: the checkpoint's, with the threshold that belongs to ``tta``.
-        found: predictions of every image.
-        tta: test-time augmentation in use.
-        accelerator: of this process.
+    ``card`` is the checkpoint's, with the threshold that belongs to ``tta``.
     """
     data, method, split = flags.data, flags.method, opened.split
 
@@ -150,13 +137,7 @@ def report(
     if data.check_content is not None:
         from pipeline.judging.content import check_content  # scikit-learn's models take a second
 
-        leak["photographs"] = check_content(
-            opened.samples,
-            opened.training,
-            data.check_content,
-            shards=opened.shards,
-            allowed=data.allow_leak,
-        )
+        leak["photographs"] = check_content(opened, data.check_content, allowed=data.allow_leak)
     threshold = card.threshold if method.threshold is None else method.threshold
     classes = classes_judged(card, opened.shards)
     table = card.scores(found.logits, threshold, classes)

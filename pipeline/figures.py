@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.files import write_file, writing
+from pipeline.files import write_output
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7B3F8C"
 GREY, INK = "#595959", "#1A1A1A"
@@ -64,9 +64,7 @@ def save(drawing: Figure | Image.Image, path: Path) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, png(drawing))
+    write_output(path, png(drawing))
 
 
 def smaller_png(data: bytes) -> bytes:

@@ -83,6 +83,17 @@ def writing(path: Path, advice: str = "check free space and permissions") -> Ite
         raise DataError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
 
 
+def write_output(path: Path, *pieces: bytes | str) -> None:
+    """Write a file that a user asked for, as ``write_file``, with the folders above it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, *pieces)
+
+
 def require_writable(path: Path, flag: str, *, file: bool = False) -> None:
     """Raise a DataError, before the work, where ``path`` could not be written.
 

@@ -18,19 +18,13 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from pipeline.duplicates.features import (
-    Features,
-    extract,
-    neighbours,
-    neighbours_across,
-    vlad,
-)
+from pipeline.duplicates.features import Features, extract, neighbours, neighbours_across, vlad
 from pipeline.duplicates.flags import DuplicatesFlags
 from pipeline.duplicates.match import Agreement, compare
 from pipeline.duplicates.photographs import Photographs, open_photographs
 from pipeline.errors import DataError, warn
 from pipeline.figures import Tile, contact_sheet, save
-from pipeline.files import require_writable, write_file, writing
+from pipeline.files import require_writable, write_output
 from pipeline.ham10000.decoding.pixels import rgb_pixels
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.taxonomy import load
@@ -66,9 +60,7 @@ def run(flags: DuplicatesFlags) -> None:
     skip = flags.on_bad_image == "skip"
     workers = flags.workers or cores()
     pairs = find_pairs(photographs, against, workers=workers, seed=flags.seed, skip=skip)
-    with writing(flags.out):
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(flags.out, pairs.to_csv(index=False, lineterminator="\n"))
+    write_output(flags.out, pairs.to_csv(index=False, lineterminator="\n"))
     new = pairs.loc[pairs["published"] == 0].head(SHEET_PAIRS)
     sheet = flags.out.with_suffix(".png")
     tiles = [_tile(row, photographs, against or photographs) for row in new.to_dict("records")]

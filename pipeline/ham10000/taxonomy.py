@@ -231,6 +231,3 @@ HAM10000 = load("ham10000")
 
 Tschandl, Rosendahl, Kittler, "The HAM10000 dataset", Scientific Data 5:180161 (2018).
 """
-
-DX, MALIGNANT, DX_NAMES = HAM10000.classes, HAM10000.malignant, HAM10000.names
-DX_IS_MALIGNANT: tuple[int, ...] = tuple(HAM10000.is_malignant.tolist())

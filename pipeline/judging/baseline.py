@@ -119,11 +119,7 @@ def beside(
     draws = resample(statistic, groups, resamples=resamples, seed=seed)
     entry = {key: float(value[0]) for key, value in values.items()}
     return {
-        "patient": {
-            "name": PATIENT,
-            **entry,
-            "ci95": {key: interval(draws[key]) for key in entry},
-        }
+        "patient": {"name": PATIENT, **entry, "ci95": {key: interval(draws[key]) for key in entry}}
     }
 
 

@@ -1,6 +1,6 @@
 """Whether judged photographs show what the training images show, whatever their ids.
 
-check_content(split, training, Path("shards/ham10000"), shards=outside, allowed=False)
+check_content(open_both(flags.data, accelerator), Path("shards/ham10000"), allowed=False)
 """
 
 from pathlib import Path
@@ -10,28 +10,26 @@ import pandas as pd
 from pipeline.duplicates.find import find_pairs
 from pipeline.duplicates.photographs import packed
 from pipeline.errors import DataError, warn
+from pipeline.judging.scoring import Opened
 from pipeline.machine import cores
-from pipeline.shards.dataset import ShardSet, open_shards
+from pipeline.shards.dataset import open_shards
 
 NAMED = 5
 """Pairs that a message names."""
 
 
-def check_content(
-    samples: pd.DataFrame, training: pd.DataFrame, at: Path, *, shards: ShardSet, allowed: bool
-) -> int:
+def check_content(opened: Opened, at: Path, *, allowed: bool) -> int:
     """Return how many judged images show a lesion that the checkpoint was trained or chosen on.
 
     Args:
-        samples: the judged split of ``shards``.
-        training: the checkpoint's training_samples.csv.
+        opened: the checkpoint and the judged split.
         at: shards that hold the training images.
-        shards: hold the judged images.
         allowed: warn of what is found in place of refusing it.
 
     Raises:
         DataError: ``at`` lacks training images, or something is found.
     """
+    shards, training = opened.shards, opened.training
     trained = open_shards(at)
     own = trained.samples
     own = own[own["image_id"].isin(training["image_id"])]
@@ -41,7 +39,7 @@ def check_content(
             f"not there ({', '.join(absent[:3])} ...); give the shards of that training"
         )
     found = find_pairs(
-        packed(shards, samples), packed(trained, pd.DataFrame(own)), workers=cores(), seed=0
+        packed(shards, opened.samples), packed(trained, pd.DataFrame(own)), workers=cores(), seed=0
     )
     pairs = list(zip(found["image_id_a"], found["image_id_b"], strict=True))
     count = len(set(found["image_id_a"]))

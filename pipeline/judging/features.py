@@ -15,7 +15,7 @@ import torch
 
 from pipeline.errors import DataError
 from pipeline.evaluation.leak import LEVELS
-from pipeline.files import require_writable, write_file, writing
+from pipeline.files import require_writable, write_output
 from pipeline.judging.flags import FeaturesFlags
 from pipeline.judging.scoring import logits_of
 from pipeline.learning.model import build_model
@@ -59,9 +59,7 @@ def run(flags: FeaturesFlags) -> None:
     content |= {f"seen_{name}": seen[name].to_numpy(dtype=str) for name in LEVELS}
     buffer = io.BytesIO()
     np.savez(buffer, **content)  # type: ignore[arg-type]
-    with writing(flags.out):
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(flags.out, buffer.getvalue())
+    write_output(flags.out, buffer.getvalue())
     print(f"{len(ids):,} images, {content['vectors'].shape[1]:,} features each: {flags.out}")
 
 

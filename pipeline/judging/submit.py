@@ -12,7 +12,7 @@ import pandas as pd
 
 from pipeline.errors import DataError
 from pipeline.evaluation.predictions import as_csv
-from pipeline.files import require_writable, write_file, writing
+from pipeline.files import require_writable, write_output
 from pipeline.judging.flags import SubmitFlags
 from pipeline.judging.scoring import logits_of, open_both
 from pipeline.training.processes import make_accelerator, set_threads
@@ -46,9 +46,7 @@ def submit(flags: SubmitFlags) -> None:
     table = pd.DataFrame({"image": list(found.image_ids)})
     for column in columns:
         table[column] = scores.get(f"{prefix}_{column.lower()}", 0.0)
-    with writing(flags.data.out):
-        flags.data.out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(flags.data.out, as_csv(table))
+    write_output(flags.data.out, as_csv(table))
     print(f"{len(table):,} images in the form of {name}: {flags.data.out}")
 
 

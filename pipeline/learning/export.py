@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DataError
-from pipeline.files import write_file, writing
+from pipeline.files import write_output
 from pipeline.learning.model import malignant_log_odds
 from pipeline.learning.stored_model import ModelCard, card_values
 
@@ -61,9 +61,7 @@ def export_onnx(
             f"{path} was not written: onnxruntime's logits differ from PyTorch's by up to "
             f"{worst['logits']:.2g} on {len(images)} images (at most {tolerance:g} is rounding)"
         )
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, content)
+    write_output(path, content)
     return worst
 
 

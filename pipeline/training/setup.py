@@ -106,9 +106,7 @@ def set_up(
         interruption=interruption,
         losses=PendingLosses(progress.losses),
         watchdog=Watchdog(
-            flags.run.watchdog_minutes,
-            run_dir=flags.run.run_dir,
-            rank=accelerator.process_index,
+            flags.run.watchdog_minutes, run_dir=flags.run.run_dir, rank=accelerator.process_index
         ),
     )
     announce(run, facts, len(train), len(val))

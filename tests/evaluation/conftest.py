@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.ham10000.taxonomy import DX, DX_IS_MALIGNANT
+from pipeline.ham10000.taxonomy import HAM10000
 
 
 def make_predictions(n: int = 400, seed: int = 0, *, seven: bool = True) -> pd.DataFrame:
@@ -22,16 +22,16 @@ def make_predictions(n: int = 400, seed: int = 0, *, seven: bool = True) -> pd.D
     rng = np.random.default_rng(seed)
     shares = np.array([0.08, 0.08, 0.11, 0.02, 0.11, 0.58, 0.02])
     lesion = np.sort(rng.integers(0, max(int(n * 0.75), 1), n))
-    dx_of_lesion = rng.choice(len(DX), lesion.max() + 1, p=shares)
+    dx_of_lesion = rng.choice(len(HAM10000.classes), lesion.max() + 1, p=shares)
     dx = dx_of_lesion[lesion]
-    label = np.array(DX_IS_MALIGNANT)[dx]
+    label = np.array(HAM10000.is_malignant)[dx]
     logit = rng.normal(size=n) + 1.8 * label - 1.4
     prob = np.round(1 / (1 + np.exp(-logit)), 2)  # two decimals: many ties
     frame = pd.DataFrame(
         {
             "image_id": [f"ISIC_{i:07d}" for i in rng.permutation(n)],
             "lesion_id": [f"HAM_{i:07d}" for i in lesion],
-            "dx": np.array(DX)[dx],
+            "dx": np.array(HAM10000.classes)[dx],
             "label": label,
             "prob_malignant": prob,
             "predicted": (prob >= 0.4).astype(int),
@@ -48,11 +48,11 @@ def make_predictions(n: int = 400, seed: int = 0, *, seven: bool = True) -> pd.D
         }
     )
     if seven:
-        scores = rng.dirichlet(np.ones(len(DX)), n)
+        scores = rng.dirichlet(np.ones(len(HAM10000.classes)), n)
         scores[np.arange(n), dx] += 0.4
         scores /= scores.sum(axis=1, keepdims=True)
-        frame[[f"prob_{d}" for d in DX]] = scores
-        frame["predicted_dx"] = np.array(DX)[scores.argmax(axis=1)]
+        frame[[f"prob_{d}" for d in HAM10000.classes]] = scores
+        frame["predicted_dx"] = np.array(HAM10000.classes)[scores.argmax(axis=1)]
     return frame
 
 

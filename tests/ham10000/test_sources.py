@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.ham10000.source import open_source
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import HAM10000
 
 COLUMNS = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC"
 HAM = "lesion_id,image_id,dx,dx_type,age,sex,localization\n"
@@ -20,7 +20,7 @@ def official(root: Path, *, ending: str, zipped: str | None) -> None:
     """Write a test set of seven images in a folder, or in a zip below its folder ``zipped``."""
     delimiter = "\t" if ending == ".tab" else ","
     text = COLUMNS.replace(",", delimiter) + "\n"
-    names = {f"ISIC_003451{n}": dx for n, dx in enumerate(DX)}
+    names = {f"ISIC_003451{n}": dx for n, dx in enumerate(HAM10000.classes)}
     rows = [one_hot(name, dx, delimiter) for name, dx in names.items()]
     rows.append(one_hot("ISIC_0035068", "nv", delimiter))
     (root / f"ISIC2018_Task3_Test_GroundTruth{ending}").write_text(text + "".join(rows))
@@ -41,7 +41,7 @@ def test_official_test_set_is_read_alone_and_its_imageless_row_is_noted(tmp_path
     source = open_source(tmp_path)
     assert source.kind == "isic2018"
     assert source.table["official_test"].all()
-    assert source.table["dx"].tolist() == list(DX)
+    assert source.table["dx"].tolist() == list(HAM10000.classes)
     assert source.store.read("ISIC_0034513") == b"ISIC_0034513"
     assert len(source.notes) == 1 and "ISIC_0035068" in source.notes[0]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX, HAM10000, LABELS, MALIGNANT, load
+from pipeline.ham10000.taxonomy import HAM10000, LABELS, load
 from pipeline.learning import model
 from pipeline.learning.probability import (
     Outputs,
@@ -25,7 +25,7 @@ def test_malignant_probability_is_the_softmax_and_the_sum_over_the_malignant():
     np.testing.assert_allclose(malignant_probability(logits.numpy(), OUTPUTS[0]), expected)
     logits = torch.randn(20, 7, dtype=torch.float64)
     shares = torch.softmax(logits / 2, 1).numpy()
-    expected = sum(shares[:, DX.index(dx)] for dx in MALIGNANT)
+    expected = sum(shares[:, HAM10000.classes.index(dx)] for dx in HAM10000.malignant)
     np.testing.assert_allclose(malignant_probability(logits.numpy(), OUTPUTS[1], 2.0), expected)
 
 
@@ -42,9 +42,11 @@ def test_bias_is_added_to_the_log_odds_and_keeps_the_shares_among_benign(outputs
 
 def test_targets_and_names_follow_the_taxonomy():
     binary, dx, eleven = OUTPUTS
-    assert [int(dx in MALIGNANT) for dx in DX] == binary.targets(np.arange(7)).tolist()
+    assert [int(dx in HAM10000.malignant) for dx in HAM10000.classes] == binary.targets(
+        np.arange(7)
+    ).tolist()
     assert dx.targets(np.arange(7)).tolist() == list(range(7))
-    assert binary.names == LABELS and dx.names == DX and len(eleven.names) == 11
+    assert binary.names == LABELS and dx.names == HAM10000.classes and len(eleven.names) == 11
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)

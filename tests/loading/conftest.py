@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.ham10000.taxonomy import DX, HAM10000
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.loading.batch import Loader
 from pipeline.loading.loader import make_loader
 from pipeline.shards.dataset import Split, open_shards
@@ -60,7 +60,7 @@ def split_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Split]:
         entries = []
         for start in range(0, len(jpegs), per_shard):
             some = range(start, min(start + per_shard, len(jpegs)))
-            label = [str(DX.index(classes[k])).encode() for k in some]
+            label = [str(HAM10000.classes.index(classes[k])).encode() for k in some]
             tar, index = write_tar(
                 [
                     TarSample(names[k], jpegs[k], cls, b"{}")

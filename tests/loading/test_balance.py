@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ham10000.taxonomy import DX_IS_MALIGNANT
+from pipeline.ham10000.taxonomy import HAM10000
 
 COUNTS = {"nv": 24, "mel": 9, "bkl": 8, "bcc": 3}
 """Binary: 32 benign, 12 malignant. The smallest and largest classes make whole global batches."""
@@ -47,7 +47,7 @@ def samples(ranks: list[list]) -> list[tuple[str, int]]:
 
 
 def classes_of(pairs: list[tuple[str, int]], by: str) -> Counter:
-    return Counter(DX_IS_MALIGNANT[label] if by == "binary" else label for _, label in pairs)
+    return Counter(HAM10000.is_malignant[label] if by == "binary" else label for _, label in pairs)
 
 
 @pytest.mark.parametrize("backend", ["dali", "portable"])
@@ -99,11 +99,11 @@ def test_oversampling_gives_each_sample_of_the_majority_once(
     pairs = samples(per_rank(1, backend=backend, balance="oversample", balance_by=by))
     often = Counter(pairs)
     for (_, label), count in often.items():
-        group = DX_IS_MALIGNANT[label] if by == "binary" else label
+        group = HAM10000.is_malignant[label] if by == "binary" else label
         others = [
             n
             for (_, other), n in often.items()
-            if (DX_IS_MALIGNANT[other] if by == "binary" else other) == group
+            if (HAM10000.is_malignant[other] if by == "binary" else other) == group
         ]
         assert count == 1 if group == majority else max(others) - min(others) <= 1
     assert len(often) == sum(COUNTS.values())

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import parse
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.shards.build import build_shards
 from pipeline.shards.flags import BuildFlags
 from pipeline.shards.packing.pack import Engine
@@ -42,7 +42,7 @@ def rows_of(images: int) -> list[dict[str, str]]:
                 {
                     "lesion_id": f"HAM_{lesion:07d}",
                     "image_id": f"ISIC_{len(rows):07d}",
-                    "dx": DX[lesion % len(DX)],
+                    "dx": HAM10000.classes[lesion % len(HAM10000.classes)],
                     "dx_type": "histo",
                     "age": "" if lesion % 9 == 0 else f"{lesion % 8 * 10}.0",
                     "sex": ("female", "male", "unknown")[lesion % 3],

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import DataError
 from pipeline.ham10000.known_duplicates import OFFICIAL_TEST_PAIRS
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.verify import verify
 
@@ -61,7 +61,7 @@ def test_official_test_set_is_the_test_split(shared_source, build, tmp_path):
     (source / "HAM10000_images_part_1").unlink()
     alone = open_shards(build(source, "alone"))
     assert alone.manifest.counts["test"] == 14 and alone.manifest.name == "isic2018"
-    assert set(alone.samples["dx"]) == set(DX)
+    assert set(alone.samples["dx"]) == set(HAM10000.classes)
     assert not verify(alone.root, progress=False).problems
 
 

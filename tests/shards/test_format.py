@@ -11,7 +11,7 @@ import webdataset
 from PIL import Image
 
 from pipeline.errors import DataError
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.shards.dataset import open_shards
 from pipeline.shards.format import TarSample, read_index, read_tar, write_tar
 
@@ -130,5 +130,5 @@ def test_plain_webdataset_reads_what_the_table_says(packed):
         assert [sample["__key__"] for sample in read] == part.samples["image_id"].tolist()
         for sample, row in zip(read, part.samples.to_dict("records"), strict=True):
             assert isinstance(sample["jpg"], Image.Image) and min(sample["jpg"].size) == 64
-            assert DX[sample["cls"]] == row["dx"] == sample["json"]["dx"]
+            assert HAM10000.classes[sample["cls"]] == row["dx"] == sample["json"]["dx"]
             assert sample["json"]["lesion_id"] == row["lesion_id"]

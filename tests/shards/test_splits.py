@@ -6,7 +6,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from pipeline.errors import DataError
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
-from pipeline.ham10000.taxonomy import DX
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.shards.flags import SplitPolicy
 from pipeline.shards.plan import part_of, place, plan_shards
 from pipeline.shards.splits import crossing, crossing_pairs, find_groups, read_pairs
@@ -33,7 +33,7 @@ def table_of(lesions: list[tuple[str, str]]) -> pd.DataFrame:
 def many(lesions: int = 700) -> pd.DataFrame:
     """Lesions of one to six images in all classes."""
     rows = [
-        (f"HAM_{n:04d}", DX[n % 7])
+        (f"HAM_{n:04d}", HAM10000.classes[n % 7])
         for n in range(lesions)
         for _ in range(1 + n % 13 // 8 * (n % 6))
     ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipeline.ham10000.taxonomy import DX, HAM10000, MALIGNANT
+from pipeline.ham10000.taxonomy import HAM10000
 from pipeline.learning.probability import Outputs, malignant_probability
 from pipeline.training.history import draw_curves, validation_metrics
 
@@ -15,7 +15,7 @@ def test_metrics_of_both_tasks():
     dx_index = RNG.integers(0, 7, 300)
     logits = RNG.normal(size=(300, 7)) + 2 * np.eye(7)[dx_index]
     found = validation_metrics(logits, dx_index, Outputs("dx", HAM10000))
-    malignant = np.isin(np.array(DX)[dx_index], MALIGNANT)
+    malignant = np.isin(np.array(HAM10000.classes)[dx_index], HAM10000.malignant)
     expected = roc_auc_score(malignant, malignant_probability(logits, Outputs("dx", HAM10000)))
     assert found["val_roc_auc"] == pytest.approx(expected)
     assert found["val_dx_accuracy"] == pytest.approx((logits.argmax(1) == dx_index).mean())

@@ -9,6 +9,7 @@ DALI only applies the parameters that ``augment.draw`` made, sample by sample.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, cast
 
 from nvidia.dali import fn, types
@@ -60,18 +61,17 @@ def graph(
         device_id: number of the GPU; None: no GPU (such a graph of GPU operators cannot be built).
         largest: width and height of the largest JPEGs, pixels.
     """
-    return (_eval_pipeline if phase == "eval" else _train_pipeline)(
-        source,
-        image_size=image_size,
-        preset=preset,
-        operators=operators,
-        largest=largest,
-        batch_size=batch_size,
-        num_threads=threads,
-        device_id=device_id,
-        prefetch_queue_depth=PREFETCH[operators],
-        exec_dynamic=True,
-    )
+    decoder = partial(decode, operators=operators, largest=largest)
+    how = {
+        "batch_size": batch_size,
+        "num_threads": threads,
+        "device_id": device_id,
+        "prefetch_queue_depth": PREFETCH[operators],
+        "exec_dynamic": True,
+    }
+    if phase == "eval":
+        return _eval_pipeline(source, decoder, image_size, **how)
+    return _train_pipeline(source, decoder, image_size, preset, operators, **how)
 
 
 def decode(
@@ -103,16 +103,12 @@ def decode(
 
 @pipeline_def(enable_conditionals=True)
 def _train_pipeline(
-    source: Any,
-    image_size: int,
-    preset: TrainPreset,
-    operators: Operators,
-    largest: tuple[int, int],
+    source: Any, decoder: Any, image_size: int, preset: TrainPreset, operators: Operators
 ) -> Any:
     jpeg, shrinks, shrunk, matrix, colour, offset, corner, size, operator, strength, kernel = (
         fn.external_source(source, num_outputs=11, batch=True, no_copy=True)
     )
-    images: Any = decode(jpeg, operators, largest)
+    images: Any = decoder(jpeg)
     if cast(Any, shrinks):  # AutoGraph: by sample
         images = fn.resize(images, size=shrunk, interp_type=_LINEAR, antialias=True)
     images = fn.warp_affine(
@@ -158,18 +154,12 @@ def _autocontrast(images: Any) -> Any:
 
 
 @pipeline_def
-def _eval_pipeline(
-    source: Any,
-    image_size: int,
-    preset: TrainPreset,
-    operators: Operators,
-    largest: tuple[int, int],
-) -> Any:
+def _eval_pipeline(source: Any, decoder: Any, image_size: int) -> Any:
     jpeg, width, height, left, top = fn.external_source(
         source, num_outputs=5, batch=True, no_copy=True
     )
     images: Any = fn.resize(
-        decode(jpeg, operators, largest),
+        decoder(jpeg),
         resize_x=width,
         resize_y=height,
         interp_type=_LINEAR,

@@ -9,15 +9,13 @@ again (``Base.held``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from pipeline.errors import DataError
 from pipeline.files import sha256
@@ -35,9 +33,6 @@ HELD = ("val", "test")
 
 NAMED = {"lesions": "lesion_id", "patients": PATIENT}
 """Column by the key of ``Base.held``."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def admit(
@@ -88,7 +83,9 @@ def _same(base: Base, source: Source, ids: Sequence[str], keys: Sequence[str]) -
     """Return for new images, by key, the image of OLD or the earlier new one of its bytes."""
     entries = base.shards.manifest.shards
     old: dict[str, str] = {}
-    for digests in _threaded(partial(_digests, base.shards.root), entries, "reading the base"):
+    how = {"max_workers": cores(), "disable": None}
+    root = base.shards.root
+    for digests in thread_map(lambda entry: _digests(root, entry), entries, desc="base", **how):
         old |= digests
     first = {digest: name for name, digest in reversed(old.items())}
 
@@ -99,8 +96,8 @@ def _same(base: Base, source: Source, ids: Sequence[str], keys: Sequence[str]) -
             return ""
 
     same: dict[str, str] = {}
-    found = zip(ids, keys, _threaded(packed, ids, "comparing"), strict=True)
-    for name, key, digest in found:
+    found = thread_map(packed, ids, desc="comparing", **how)
+    for name, key, digest in zip(ids, keys, found, strict=True):
         twin = name if old.get(name) == digest else first.setdefault(digest, key)
         if digest and twin != key:
             same[key] = twin
@@ -195,12 +192,6 @@ class _Facts:
                 shown = row["lesion_id" if what == "lesion" else "patient_id"]
                 return f"{what}: {shown} belongs to the base's {parts.iloc[0]}"
         return f"group: joined by other images to a lesion in the base's {self.part_of[group]}"
-
-
-def _threaded(work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
-    """Yield what ``work`` returns for each item, in order; decoding and digests free the GIL."""
-    with ThreadPoolExecutor(cores()) as pool:
-        yield from tqdm(pool.map(work, items), desc=what, total=len(items), disable=None)
 
 
 def _counted(reasons: Iterable[str]) -> str:
