@@ -68,7 +68,9 @@ def run(flags: DuplicatesFlags) -> None:
     save(contact_sheet(tiles, title, columns=5, size=(200, 150)), sheet)
     ids = set(photographs.table["image_id"])
     others = ids if against is None else set(against.table["image_id"])
-    published = sum(a in ids and b in others for a, b in _both_ways(SAME_LESION_PAIRS))
+    published = sum(
+        (a in ids and b in others) or (b in ids and a in others) for a, b in SAME_LESION_PAIRS
+    )
     found = list(pairs["published"]).count(1)
     print(f"{len(pairs):,} pairs in {flags.out}: {found} of {published} published ones")
     print(f"{len(pairs) - found:,} new ones; look at the {len(new)} best of them in {sheet}")
