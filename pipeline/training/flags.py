@@ -116,6 +116,9 @@ class OptimisationFlags:
     """auto: the launcher's precision where that is not "no", else bf16 where the device has it."""
     compile: bool = False
     """Compile the network (a minute or more at the start, faster steps on a GPU)."""
+    sync_batch_norm: bool = False
+    """Batch norm over the batches of all GPUs: for small --batch-size (below some 16). Each such
+    layer then waits for all GPUs in every forward and backward pass, and cuts a compiled graph."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -76,7 +76,9 @@ def resume(flags: TrainFlags, *, manifest_sha256: str, processes: int) -> dict[s
     state = found.state()
     old_batch, batch = state["flags"]["batch_size"], flags.data.batch_size
     same = found.processes * old_batch == processes * batch
-    old = {**state["flags"], "batch_size": batch if same else old_batch}
+    # before the flag existed, several GPUs always shared batch norm
+    shared = found.processes > 1 and state["ranks"][0]["rng"]["cuda"] is not None
+    old = {"sync_batch_norm": shared, **state["flags"], "batch_size": batch if same else old_batch}
     _check_unchanged(flags, old, state["manifest"], manifest_sha256, found.folder)
     for folder in step_folders(run_dir):  # damaged, or of a course that is given up now
         if int(folder.name.removeprefix("step-")) > found.step:

@@ -211,7 +211,9 @@ def make_state(
     """
     seed_all(flags.run.seed)
     weights = flags.model.weights if fresh else "none"
-    synchronised = accelerator.device.type == "cuda" and accelerator.num_processes > 1
+    synchronised = flags.optimisation.sync_batch_norm and accelerator.num_processes > 1
+    if synchronised and accelerator.device.type == "cpu":
+        raise DataError("--sync-batch-norm needs GPUs: torch has none for CPUs; leave it out")
     with accelerator.main_process_first():  # the weights may have to be fetched, once
         model = build_model(
             flags.model.arch,
@@ -224,7 +226,6 @@ def make_state(
     check_images(model, flags, alone=flags.data.batch_size == 1 and not synchronised)
     model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if synchronised:
-        # batch statistics over all ranks; torch has this for GPUs only
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ema_decay, name = flags.regularisation.ema_decay, flags.optimisation.optimizer
     average = MovingAverage(model, ema_decay) if ema_decay else None

@@ -113,7 +113,10 @@ class TrainingState:
         self.sums[3] += len(logits)
 
     def broadcast_statistics(self) -> None:
-        """Give every rank the batch-norm statistics of rank 0, which are the ones that are kept."""
+        """Give every rank the batch-norm statistics of rank 0, which are the ones that are kept.
+
+        Not their mean: a checkpoint has those of rank 0 alone, and a resume must not show.
+        """
         if self.accelerator.num_processes > 1:
             for buffer in self.judged.buffers():
                 torch.distributed.broadcast(buffer, src=0)

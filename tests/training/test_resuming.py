@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -300,3 +301,35 @@ def test_run_leaves_the_files_of_the_design(trained):
     assert 0 < card["threshold"] < 1 and card["temperature"] > 0
     samples = pd.read_csv(run / "best" / "training_samples.csv")
     assert set(samples["split"]) == {"train", "val"}
+
+
+def test_several_gpus_of_a_version_before_sync_batch_norm_had_it(train, trained):
+    flags, run = trained
+    folder = run / "checkpoints" / steps(run)[-1]
+    state, files_of = read_checkpoint(folder).state(), {}
+    for name in MODEL_FILES:
+        files_of[name] = (folder / name).read_bytes()
+    del state["flags"]["sync_batch_norm"]
+    for rank in state["ranks"]:
+        rank["rng"]["cuda"] = rank["rng"]["torch"]
+    shutil.rmtree(run / "checkpoints")
+    progress = {"epoch": 1, "batch": 0, "step": state["progress"]["step"], "processes": 2}
+    assert write_checkpoint(run, state, files_of, keep=1, **progress)
+    outcome = train(*flags, 2, "--batch-size", 3, ranks=2)
+    assert 2 in outcome.codes and "--sync-batch-norm: True before, False now" in outcome.text
+    outcome = train(*flags, 2, "--batch-size", 3, "--allow-changes", ranks=2)
+    assert outcome.codes == [0, 0], outcome.text
+
+
+def test_two_ranks_validate_with_the_statistics_that_are_kept(train, tiny, tmp_path):
+    flags = [*tiny, "--run-dir", tmp_path, "--ema-decay", 0, "--epochs", 1]
+    assert train(*flags, ranks=2).codes == [0, 0]
+    kept = pd.read_csv(tmp_path / "best" / "validation_predictions.csv")
+    # weighted as the loss of training: inverse of the class's frequency, from the stored samples
+    config = json.loads((tmp_path / "config.json").read_text())
+    counts = [config["train_counts"][name] for name in ("benign", "malignant")]
+    weight = (sum(counts) / 2 / np.array(counts))[kept["label"]]
+    malignant = kept["prob_uncalibrated"]
+    loss = -np.log(np.where(kept["label"] == 1, malignant, 1 - malignant))
+    (row,) = pd.read_csv(tmp_path / "history.csv").to_dict("records")
+    assert row["val_loss"] == pytest.approx(np.average(loss, weights=weight), rel=1e-5)

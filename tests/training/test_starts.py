@@ -75,6 +75,12 @@ def test_a_mistake_that_one_rank_meets_is_told_once(train, tiny, tmp_path):
     assert how(tmp_path)[0] == 2 and "the loss is" in how(tmp_path)[1]
 
 
+def test_batch_norm_cannot_be_shared_by_cpus(train, tiny, tmp_path):
+    outcome = train(*tiny, "--run-dir", tmp_path, "--sync-batch-norm", ranks=2)
+    assert 2 in outcome.codes and 0 not in outcome.codes
+    assert outcome.text.count("error:") == 1 and "--sync-batch-norm needs GPUs" in outcome.text
+
+
 def test_without_mixed_precision_float32_is_float32_on_a_gpu_too(command):
     code = (
         "import torch; from pipeline.training.processes import make_accelerator\n"

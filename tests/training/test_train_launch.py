@@ -208,6 +208,6 @@ def is_rank(pid: str) -> bool:
 def test_batch_norm_is_shared_by_gpus(packed, tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
-    flags = ("--shards", packed, "--run-dir", tmp_path, *TINY)
+    flags = ("--shards", packed, "--run-dir", tmp_path, *TINY, "--sync-batch-norm")
     code, text = ended(start(*TWO, "train.py", *flags))
     assert code == 0 and "2 process(es) on cuda" in text
