@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 # Two files of tests at a time even on a large machine: their trainings have two threads each.
 PARALLEL ?= -n 2 --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all lint format lock clean
+.PHONY: help env demo test test-all gpu lint format lock clean
 
 help: ## Say what the targets do
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: env ## Every test not marked slow (CI runs this)
 
 test-all: env ## The slow ones too
 	@$(PY) -m pytest $(PARALLEL)
+
+gpu: env ## On a machine with a GPU: check and measure what only a GPU shows (ARGS=--dry-run: on a CPU)
+	@$(PY) -m benchmarks.gpu $(ARGS)
 
 lint: env ## ruff (lint and format) and pyright
 	@$(VENV)/bin/ruff check .

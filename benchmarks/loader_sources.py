@@ -61,7 +61,9 @@ def synthesize(folder: Path) -> Path:
     """Make up 60 images of 600 x 450 pixels."""
     if not folder.is_dir():
         size = ["--width", "600", "--height", "450"]
-        _run(["pipeline.ham10000", "synthesize", "--out", str(folder), "--images", "60", *size])
+        run_module(
+            ["pipeline.ham10000", "synthesize", "--out", str(folder), "--images", "60", *size]
+        )
     return folder
 
 
@@ -70,7 +72,7 @@ def build(source: Path, out: Path, *flags: str) -> Path:
     if not (out / "manifest.json").is_file():
         whole = ["--split-by", "image", "--val-fraction", "0", "--test-fraction", "0"]
         words = ["--source", str(source), "--out", str(out), "--samples-per-shard", "100"]
-        _run(["pipeline.shards", "build", *words, *whole, *flags])
+        run_module(["pipeline.shards", "build", *words, *whole, *flags])
     return out
 
 
@@ -105,7 +107,8 @@ def warm(sources: Sequence[Source]) -> None:
             path.read_bytes()
 
 
-def _run(words: Sequence[str]) -> None:
+def run_module(words: Sequence[str]) -> None:
+    """Run ``python -m`` with ``words``; a DataError holds the end of what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", *words], capture_output=True, text=True, check=False
     )

@@ -8,7 +8,7 @@
 A pair is one stretch of steps that are fed the same batch again and again, and one fed by the
 loader, in turns; the ratio of their images/s is 1.0 where the loader costs nothing. The step is
 that of train.py: forward and backward under bf16 autocast, channels-last, AdamW. On a GPU see
-``benchmarks.training_gpu``.
+``benchmarks.gpu``.
 
 The last line is of train.py itself: the share of an epoch in which no step is taken while metrics
 are computed, and checkpoint, best model, curves and pictures written. ``--sizes`` without a
@@ -250,10 +250,16 @@ def measure(loader: Loader, step: Step, *, image_size: int, pairs: int, seconds:
     )
 
 
-def make_step(network: torch.nn.Module, device: torch.device, *, compiled: bool = False) -> Step:
+def make_step(
+    network: torch.nn.Module,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    fused: bool = False,
+) -> Step:
     """Return one step of training on a batch; the work on a GPU goes on after it returns."""
     model = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused or None)
     forward = torch.compile(model) if compiled else model
 
     def step(batch: Batch) -> None:

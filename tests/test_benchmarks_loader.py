@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from benchmarks import loader, training_gpu
+from benchmarks import loader
 from benchmarks.loader_contest import Player, Task
 from pipeline.errors import DataError
 
@@ -92,37 +91,3 @@ def test_training_is_measured_with_and_without_the_loader(
     assert row["image_size"] == 32
     assert len(row["ratios"]) == 2
     assert min(row["cached"], row["loaded"], row["loader_alone"]) > 0
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_its_benchmark_says_what_to_run() -> None:
-    with pytest.raises(DataError, match=r"on a CPU run `python -m benchmarks\.training`"):
-        training_gpu.require_cuda()
-
-
-def test_shares_of_the_hardware_decoder_are_checked() -> None:
-    with pytest.raises(DataError, match="between 0 and 1"):
-        training_gpu.Options(loads=(0.5, 65))
-
-
-def test_the_table_of_the_gpu_puts_supply_beside_appetite() -> None:
-    row = {"loader_alone": 3000.0, "loaded": 1900.0, "ratio": 0.95}
-    figures = {
-        **{"gpu": "a GPU", "arch": "resnet34", "image_size": 224, "batch_size": 128},
-        "appetite": {"plain": 1000.0, "compiled": 2000.0},
-        "supply": {"packed": {"0.65": 6000.0}},
-        "both": {"packed": row},
-    }
-    lines = training_gpu.table(figures).splitlines()
-    assert any("hw_decoder_load 0.65" in line and line.endswith("3.00") for line in lines)
-    assert any("ratio 0.950" in line and line.endswith("0.95") for line in lines)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_benchmark_of_the_gpu_fills_its_table(tmp_path: Path, command: Callable) -> None:
-    flags = ["--images", "64", "--batch-size", "8", "--image-size", "64", "--loads", "0.5"]
-    turns = ["--pairs", "1", "--seconds", "0.1", "--json", tmp_path / "out.json"]
-    done = command("-m", "benchmarks.training_gpu", *flags, *turns)
-    assert done.returncode == 0, done.stderr
-    assert set(json.loads((tmp_path / "out.json").read_text())) >= {"appetite", "supply", "both"}

@@ -1,0 +1,60 @@
+"""What the machine is: GPU, driver, JPEG engines, versions; whether CUDA works at all."""
+
+import ctypes
+import importlib.util
+from pathlib import Path
+
+from benchmarks.gpu.plan import Plan
+from benchmarks.gpu.worker import attempt, emit
+from pipeline.machine import info
+
+
+def run(plan: Plan) -> None:
+    """Print the machine's facts and its row.
+
+    Raises:
+        RuntimeError: there is no CUDA.
+    """
+    print(info(), flush=True)
+    if plan.dry:
+        emit("the GPU", status="needs CUDA")
+        emit("DDP and shared batch norm on two GPUs", status="needs CUDA")
+        return
+    import torch
+
+    torch.ones(1, device="cuda").sum().item()  # a driver that does not fit says so here
+    name, driver = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0)
+    gib = round(driver.total_memory / 2**30)
+    attempt("the GPU", lambda: {"value": f"{name}, {gib} GiB, {driver_and_engines()}"})
+    gpus = torch.cuda.device_count()
+    note = "one GPU" if gpus == 1 else f"{gpus} GPUs: run pytest -m gpu"
+    emit("DDP and shared batch norm on two GPUs", status="not verified", note=note)
+
+
+def driver_and_engines() -> str:
+    """Return both in words."""
+    from pipeline.machine import driver
+
+    engines = jpeg_engines()
+    words = "unknown number of" if engines is None else str(engines)
+    return f"driver {driver() or 'unknown'}, {words} JPEG engines"
+
+
+def jpeg_engines() -> int | None:
+    """Return the number of the GPU's JPEG engines; None where nvJPEG does not say."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(path) for path in (spec.submodule_search_locations or ())] if spec else []
+    found = [path for folder in folders for path in sorted(folder.glob("*/lib/libnvjpeg.so.*"))]
+    for path in found:
+        try:
+            nvjpeg = ctypes.CDLL(str(path))
+            handle = ctypes.c_void_p()
+            engines, cores = ctypes.c_uint(), ctypes.c_uint()
+            if nvjpeg.nvjpegCreateSimple(ctypes.byref(handle)):
+                continue
+            pointers = ctypes.byref(engines), ctypes.byref(cores)
+            if nvjpeg.nvjpegGetHardwareDecoderInfo(handle, *pointers) == 0:
+                return engines.value
+        except (OSError, AttributeError):
+            continue
+    return None
