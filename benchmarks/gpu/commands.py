@@ -29,9 +29,10 @@ TERMINATED = 143
 
 def run(plan: Plan) -> None:
     """Train four times and print what came of it."""
-    attempt(WAITING, lambda: whole(plan))
+    more = ["--compile"]
+    attempt(WAITING, lambda: whole(plan, more))
     if (plan.work / "whole" / "best").exists():
-        killed(plan)
+        killed(plan, more)
     if plan.dry:
         emit(FP16, status="needs CUDA")
     else:
@@ -81,26 +82,38 @@ def trained(plan: Plan, name: str, words: list[str], *more: str) -> float:
     return time.monotonic() - began
 
 
-def whole(plan: Plan) -> Found:
-    """Train uninterrupted; return the share of the last epoch spent waiting for data."""
-    seconds = trained(plan, "whole", [], "--compile")
+def whole(plan: Plan, more: list[str]) -> Found:
+    """Train uninterrupted; return the share of the last epoch spent waiting for data.
+
+    Where ``--compile`` fails, the rest is done without it: it is taken out of ``more``.
+    """
+    compiled = "compiled"
+    try:
+        seconds = trained(plan, "whole", [], *more)
+    except RuntimeError as error:
+        compiled = f"NOT compiled: {error}"
+        more.clear()
+        (plan.work / "whole.jsonl").unlink(missing_ok=True)
+        seconds = trained(plan, "whole", [], "--resume", "never")
     row = rows(plan.work / "whole" / "timing.csv")[-1]
     figures = {
         **row,
         "seconds of the command": round(seconds, 1),
         "steps": len(steps(plan, "whole")),
     }
-    note = f"{float(row['seconds']):.1f} s, {float(row['images_per_second']):.0f} images/s"
+    note = (
+        f"{float(row['seconds']):.1f} s, {float(row['images_per_second']):.0f} images/s, {compiled}"
+    )
     return {"value": float(row["waiting_share"]), "note": note, "figures": figures}
 
 
-def killed(plan: Plan) -> None:
+def killed(plan: Plan, more: list[str]) -> None:
     """Train by the launcher, end it in the first epoch, resume; print both rows."""
     config = f"configs/{'one_cpu' if plan.dry else 'one_gpu'}.yaml"
     launcher = ["-m", "accelerate.commands.launch", "--config_file", config]
     try:
-        interrupt(plan, launcher)
-        trained(plan, "killed", launcher, "--compile")
+        interrupt(plan, launcher, more)
+        trained(plan, "killed", launcher, *more)
     except (RuntimeError, OSError, ValueError) as error:
         emit(IMAGES, status="FAIL", note=str(error)[:300])
         emit(LOSS, status="FAIL", note="not resumed")
@@ -109,14 +122,14 @@ def killed(plan: Plan) -> None:
     attempt(LOSS, lambda: compared(plan, "killed"))
 
 
-def interrupt(plan: Plan, launcher: list[str]) -> None:
+def interrupt(plan: Plan, launcher: list[str], more: list[str]) -> None:
     """Send SIGTERM to the launcher at a quarter of the first epoch's steps; wait for the save.
 
     Raises:
         RuntimeError: the training had ended before, or did not say that it was terminated.
     """
     at = max(1, len(steps(plan, "whole")) // (4 * EPOCHS))
-    process = start(plan, "killed", launcher, "--compile")
+    process = start(plan, "killed", launcher, *more)
     while process.poll() is None and len(steps(plan, "killed")) < at:
         time.sleep(0.02)
     process.terminate()

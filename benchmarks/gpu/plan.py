@@ -13,12 +13,12 @@ from pipeline.cli import require_range
 from pipeline.errors import DataError
 
 BUDGET = {
-    "machine": 20,
+    "machine": 15,
     "tests": 75,
-    "decode": 60,
-    "loaders": 45,
-    "step": 130,
-    "commands": 130,
+    "decode": 50,
+    "loaders": 40,
+    "step": 120,
+    "commands": 160,
     "judge": 50,
     "recipe": 0,
 }
@@ -93,8 +93,8 @@ REAL = Scale(
     image_size=224,
     batch_sizes=(64, 128, 256),
     images=3000,
-    training_images=4000,
-    seconds=1.0,
+    training_images=3000,
+    seconds=0.8,
     warm=20,
     pairs=3,
     loads=(0.0, 0.5, 0.65, 0.8, 1.0),

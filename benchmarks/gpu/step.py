@@ -17,6 +17,7 @@ from pipeline.machine import cores
 from pipeline.shards.dataset import open_shards
 
 RATIO, OVER = "step with loader over cached batch", "loader over the compiled step"
+COMPILED = "the same, compiled"
 
 
 def run(plan: Plan) -> None:
@@ -24,25 +25,48 @@ def run(plan: Plan) -> None:
     attempt("step on one cached batch", partial(appetite, plan))
     attempt("the same, fused optimizer", partial(appetite, plan, fused=True))
     try:
-        with_loader(plan)
+        with_loader(plan, compiled=True)
+    except Exception as error:
+        emit(COMPILED, status="FAIL", note=said(error))
+        attempt_pair(plan)
+        return
+    attempt(COMPILED, partial(appetite, plan, fused=True, compiled=True))
+
+
+def attempt_pair(plan: Plan) -> None:
+    """Print the rows with the loader, of the step that is not compiled, or why there are none."""
+    try:
+        with_loader(plan, compiled=False)
     except Exception as error:
         emit(RATIO, status="FAIL", note=said(error))
         emit(OVER, status="FAIL", note=said(error))
-    attempt("the same, compiled", partial(appetite, plan, fused=True, compiled=True))
 
 
 def appetite(plan: Plan, *, fused: bool = False, compiled: bool = False) -> Found:
-    """Return the rate of the best batch size; all are in the figures."""
-    scale, device = plan.scale, device_of(plan)
+    """Return the rate of the best batch size; all are in the figures.
+
+    Compiling takes long, so what is known is printed after each size.
+    """
     figures: dict[str, float | str] = {}
-    middle = scale.batch_size
-    for size in sorted(scale.batch_sizes, key=lambda size: size != middle):  # most telling first
+    for size in plan.scale.batch_sizes:
         try:
             torch.compiler.reset()  # a second size would be compiled for any size
-            step = make_step(build_model(scale.arch, 7), device, compiled=compiled, fused=fused)
+            network = build_model(plan.scale.arch, 7)
+            step = make_step(network, device_of(plan), compiled=compiled, fused=fused)
             figures[f"batch {size}"] = steps(plan, step, size)
         except torch.OutOfMemoryError:
             figures[f"batch {size}"] = "out of memory"
+        if compiled and isinstance(figures[f"batch {size}"], float):
+            emit(COMPILED, **best_of(figures))
+    return best_of(figures)
+
+
+def best_of(figures: dict[str, float | str]) -> Found:
+    """Return the row of the rates by batch size.
+
+    Raises:
+        RuntimeError: there is no rate.
+    """
     rates = {name: found for name, found in figures.items() if isinstance(found, float)}
     if not rates:
         raise RuntimeError("out of memory at every batch size")
@@ -63,8 +87,8 @@ def steps(plan: Plan, step: object, size: int) -> float:
     return round(rate(step, itertools.repeat(batch), 2 * plan.scale.seconds), 1)
 
 
-def with_loader(plan: Plan) -> None:
-    """Print how the compiled step fed by the loader compares with the same on a cached batch."""
+def with_loader(plan: Plan, *, compiled: bool) -> None:
+    """Print how the step fed by the loader compares with the same on a cached batch."""
     scale, device = plan.scale, device_of(plan)
     loader = make_loader(
         open_shards(data.sources(plan)[0].shards).split("train"),
@@ -75,7 +99,7 @@ def with_loader(plan: Plan) -> None:
         threads=min(cores(), 16),
         backend="dali",
     )
-    step = make_step(build_model(scale.arch, 7), device, compiled=True, fused=True)
+    step = make_step(build_model(scale.arch, 7), device, compiled=compiled, fused=True)
     with contextlib.closing(loader):
         row = measure(
             loader,
@@ -85,5 +109,6 @@ def with_loader(plan: Plan) -> None:
             seconds=2.5 * scale.seconds,
         )
     figures = {"cached": row.cached, "loaded": row.loaded, "loader_alone": row.loader_alone}
-    emit(RATIO, row.ratio, note=f"batch {scale.batch_size}", figures={**figures, "all": row.ratios})
-    emit(OVER, round(row.loader_alone / row.cached, 3), figures=figures)
+    words = f"batch {scale.batch_size}" + ("" if compiled else ", not compiled")
+    emit(RATIO, row.ratio, note=words, figures={**figures, "all": row.ratios})
+    emit(OVER, round(row.loader_alone / row.cached, 3), note=words, figures=figures)

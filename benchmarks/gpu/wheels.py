@@ -3,11 +3,15 @@
 NAME.whl, NAME2.whl.part00, NAME2.whl.part01 -> NAME.whl, NAME2.whl -> pip --target -> PYTHONPATH
 """
 
+import argparse
 import importlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
@@ -20,6 +24,8 @@ USES = (
     *("benchmarks.gpu.decode", "benchmarks.gpu.judge", "nvidia.dali.experimental.dynamic"),
 )
 """Modules that the run loads."""
+BEGAN = "BENCHMARK_BEGAN"
+"""Variable that tells a second start the clock of the first."""
 EXTENDED = '__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
 """Lets packages below ``nvidia`` lie in several folders: torch's, and those of the wheels."""
 
@@ -64,6 +70,31 @@ def install(folder: Path, work: Path) -> Path:
     if (site / "nvidia").is_dir():
         (site / "nvidia" / "__init__.py").write_text(EXTENDED)
     return site
+
+
+def given(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the folder of ``--wheels`` on a command line, and the other words.
+
+    By hand, because what reads command lines may be among the wheels.
+    """
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--wheels", type=Path)
+    known, rest = reader.parse_known_args(words)
+    return known.wheels, rest
+
+
+def restart(words: Sequence[str], site: Path, began: float) -> int:
+    """Run the benchmark with ``words`` again, with what lies in ``site``; return its exit code.
+
+    ``began`` is the clock (``time.monotonic``) from which its minutes count.
+    """
+    env = {**os.environ, BEGAN: str(began)}
+    libraries = [str(path) for path in sorted(site.glob("nvidia/*/lib"))]
+    for name, folders in {"PYTHONPATH": [str(site)], "LD_LIBRARY_PATH": libraries}.items():
+        env[name] = os.pathsep.join([*folders, *filter(None, [env.get(name)])])
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu", *words], env=env)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    return process.wait()
 
 
 def listing() -> list[str]:
