@@ -1,8 +1,12 @@
 """Optimizers, the moving average of the weights, and the frozen backbone of the first epochs."""
 
+import copy
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
-from torch import nn
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.learning.flags import Optimizer
 from pipeline.learning.model import head_of
@@ -71,26 +75,33 @@ class FrozenBackbone:
 
 
 class MovingAverage:
-    """An exponential moving average of a model's weights and batch-norm statistics."""
+    """An exponential moving average of a model's weights and batch-norm statistics.
+
+    torch's ``AveragedModel`` copies its counter to the GPU at every update, a sync.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """Copy ``model`` as it is now; ``decay`` is the share of the average kept at each step."""
-        self.decay = self.kept = decay
-        self.averaged = AveragedModel(model, multi_avg_fn=self._move, use_buffers=True)
-        self.averaged.n_averaged += 1  # at 0 the first update would copy the model
-        self.model = self.averaged.module.eval().requires_grad_(False)
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards ``model`` after optimizer step ``step``, counted from 1.
 
         Decay warm-up: the decay is at most (1 + step) / (10 + step).
         """
-        self.kept = min(self.decay, (1 + step) / (10 + step))
-        self.averaged.update_parameters(model)
+        kept = min(self.decay, (1 + step) / (10 + step))
+        moving: tuple[list[Tensor], list[Tensor]] = ([], [])
+        counters: tuple[list[Tensor], list[Tensor]] = ([], [])  # of batch norms
+        for average, value in zip(tensors_of(self.model), tensors_of(model), strict=True):
+            kind = moving if average.is_floating_point() else counters
+            kind[0].append(average)
+            kind[1].append(value)
+        get_ema_multi_avg_fn(kept)(*moving, 0)  # one kernel for many tensors
+        if counters[0]:
+            torch._foreach_copy_(*counters)  # pyright: ignore[reportPrivateImportUsage]
 
-    def _move(self, averages: PARAM_LIST, values: PARAM_LIST, _: object) -> None:
-        if averages[0].is_floating_point():
-            get_ema_multi_avg_fn(self.kept)(averages, values, 0)
-            return
-        for average, value in zip(averages, values, strict=True):  # batch-norm's counters
-            average.copy_(value)
+
+def tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """Yield weights and buffers, without their gradients."""
+    return (tensor.detach() for tensor in chain(model.parameters(), model.buffers()))

@@ -10,6 +10,7 @@ stay distinct. ``apply_pixel_operator`` is for the operators of TrivialAugment t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -106,10 +107,14 @@ def draw(
 
 def _uniforms(seed: int, epoch: int, stream: int, start: int, count: int) -> np.ndarray:
     """Return ``[count, NUMBERS] float64`` in [0, 1), those of positions ``start`` and on."""
-    key = np.random.SeedSequence([seed, epoch, stream]).generate_state(2, np.uint64)
-    philox = np.random.Philox(key=key)
+    philox = np.random.Philox(key=_key(seed, epoch, stream))
     philox.advance(start * NUMBERS // 4)
     return np.random.Generator(philox).random((count, NUMBERS))
+
+
+@lru_cache(8)
+def _key(seed: int, epoch: int, stream: int) -> np.ndarray:
+    return np.random.SeedSequence([seed, epoch, stream]).generate_state(2, np.uint64)
 
 
 def _between(low: float, high: float, random: np.ndarray) -> np.ndarray:
@@ -189,6 +194,8 @@ def _colour(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _erase(preset: TrainPreset, random: np.ndarray, image_size: int) -> np.ndarray:
     """Return ``[n, 4] int32``, a rectangle of 2 to 20 % of the image, or zeros."""
+    if preset.erase == 0:
+        return np.zeros((len(random), 4), dtype=np.int32)
     area = _between(0.02, 0.2, random[:, 1]) * image_size**2
     aspect = np.exp(_between(np.log(0.3), np.log(3.3), random[:, 2]))
     size = np.stack([np.sqrt(area * aspect), np.sqrt(area / aspect)], axis=1)
