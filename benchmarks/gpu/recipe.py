@@ -36,7 +36,8 @@ def trained(plan: Plan) -> Found:
     epochs, began = min(epochs, MOST), time.monotonic()
     words = ["--shards", plan.training_shards, "--run-dir", plan.work / "recipe"]
     words += ["--epochs", epochs, "--image-size", plan.scale.image_size]
-    words += ["--arch", plan.scale.arch, "--batch-size", 8 if plan.dry else 64, *RECIPE]
+    words += ["--arch", plan.scale.arch, "--threads", 1 if plan.dry else 0]
+    words += ["--batch-size", 8 if plan.dry else 64, *RECIPE]
     command = [sys.executable, "train.py", *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
