@@ -15,12 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 PACKAGES = (
     *("torch", "torchvision", "accelerate", "numpy", "pandas", "wandb", "webdataset"),
     *("simplejpeg", "opencv-python-headless", "nvidia-dali-cuda130"),
 )
 """Packages on which pixels, weights and figures depend."""
-
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
@@ -80,7 +81,7 @@ def hardware() -> dict[str, Any]:
     return {
         "cpu": processor(),
         "cores": cores(),
-        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if on_gpu else "",
         "gpus": torch.cuda.device_count() if on_gpu else 0,
         "gpu memory_gib": round(torch.cuda.mem_get_info()[1] / 2**30, 1) if on_gpu else 0,
@@ -101,29 +102,17 @@ def bf16_cpu() -> bool:
 
 def driver() -> str:
     """Return the version of NVIDIA's kernel driver; "" where there is none."""
-    try:
-        words = Path("/proc/driver/nvidia/version").read_text().split()
-    except OSError:
-        return ""
+    facts = Path("/proc/driver/nvidia/version")
+    words = facts.read_text().split() if facts.is_file() else []
     return next((word for word in words if word[:1].isdigit() and "." in word), "")
 
 
 def processor() -> str:
     """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
-
-
-def memory_bytes() -> int:
-    """Return the machine's memory; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 0
 
 
 def info() -> str:

@@ -119,7 +119,7 @@ def find_pairs(
     def judge(ends: list[int]) -> Agreement:
         return compare(features[ends[0]], features[ends[1]])
 
-    known = set(_both_ways(SAME_LESION_PAIRS))
+    known = {*SAME_LESION_PAIRS, *((b, a) for a, b in SAME_LESION_PAIRS)}
     rows = []
     agreements = _in_threads(judge, candidates.tolist(), "pairs", workers)
     for ends, (inliers, correlation) in zip(candidates, agreements, strict=True):
@@ -131,10 +131,6 @@ def find_pairs(
     order = {"score": False, "image_id_a": True, "image_id_b": True}
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(list(order), ascending=list(order.values()), ignore_index=True)
-
-
-def _both_ways(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [*pairs, *((b, a) for a, b in pairs)]
 
 
 def _look(

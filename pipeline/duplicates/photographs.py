@@ -50,9 +50,8 @@ def open_photographs(
             shards = open_shards(root)
             table = shards.samples
             return packed(shards, pd.DataFrame(table[table["split"].isin(splits)]))
-    return of_source(
-        open_source(path, taxonomy, image_types=image_types, on_bad_image=on_bad_image)
-    )
+    source = open_source(path, taxonomy, image_types=image_types, on_bad_image=on_bad_image)
+    return of_source(source)
 
 
 def of_source(source: Source) -> Photographs:

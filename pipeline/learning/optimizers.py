@@ -1,7 +1,6 @@
 """Optimizers, the moving average of the weights, and the frozen backbone of the first epochs."""
 
 import copy
-from collections.abc import Iterator
 from itertools import chain
 
 import torch
@@ -91,17 +90,13 @@ class MovingAverage:
         Decay warm-up: the decay is at most (1 + step) / (10 + step).
         """
         kept = min(self.decay, (1 + step) / (10 + step))
-        moving: tuple[list[Tensor], list[Tensor]] = ([], [])
-        counters: tuple[list[Tensor], list[Tensor]] = ([], [])  # of batch norms
-        for average, value in zip(tensors_of(self.model), tensors_of(model), strict=True):
-            kind = moving if average.is_floating_point() else counters
-            kind[0].append(average)
-            kind[1].append(value)
-        get_ema_multi_avg_fn(kept)(*moving, 0)  # one kernel for many tensors
-        if counters[0]:
-            torch._foreach_copy_(*counters)  # pyright: ignore[reportPrivateImportUsage]
+        averages, values = tensors_of(self.model, floating=True), tensors_of(model, floating=True)
+        get_ema_multi_avg_fn(kept)(averages, values, 0)  # one kernel for many tensors
+        if counters := tensors_of(self.model, floating=False):  # of batch norms
+            torch._foreach_copy_(counters, tensors_of(model, floating=False))  # pyright: ignore
 
 
-def tensors_of(model: nn.Module) -> Iterator[Tensor]:
-    """Yield weights and buffers, without their gradients."""
-    return (tensor.detach() for tensor in chain(model.parameters(), model.buffers()))
+def tensors_of(model: nn.Module, *, floating: bool) -> list[Tensor]:
+    """Return the weights and buffers that are floating-point numbers, or those that are not."""
+    tensors = (tensor.detach() for tensor in chain(model.parameters(), model.buffers()))
+    return [tensor for tensor in tensors if tensor.is_floating_point() == floating]

@@ -63,12 +63,7 @@ class TrainPreset:
 TRAIN_PRESETS: dict[Augment, TrainPreset] = {
     "none": TrainPreset(),
     "basic": TrainPreset(
-        rotation=30,
-        horizontal_flip=0.5,
-        brightness=0.2,
-        contrast=0.2,
-        saturation=0.2,
-        hue=7,
+        rotation=30, horizontal_flip=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=7
     ),
     "strong": TrainPreset(
         area=(0.4, 1.0),

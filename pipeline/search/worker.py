@@ -223,18 +223,14 @@ class Worker:
         One process at a time: else an older table could replace a newer one.
         """
         with alone_in(self.flags.out):
-            return self.write_alone(last=last)
-
-    def write_alone(self, *, last: bool) -> tuple[list[FrozenTrial], str]:
-        """Write as no other process does meanwhile."""
-        trials = patiently(lambda: runs(self.study))
-        for trial in trials:
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                shutil.rmtree(self.folder(run_of(trial)) / "checkpoints", ignore_errors=True)
-        table = report.write_table(self.flags.out, trials, self.space)
-        if self.draw and (last or time.monotonic() - self.drawn > REDRAWN):
-            report.write_page(self.flags, self.study, trials, self.space)
-            self.drawn = time.monotonic()
+            trials = patiently(lambda: runs(self.study))
+            for trial in trials:
+                if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                    shutil.rmtree(self.folder(run_of(trial)) / "checkpoints", ignore_errors=True)
+            table = report.write_table(self.flags.out, trials, self.space)
+            if self.draw and (last or time.monotonic() - self.drawn > REDRAWN):
+                report.write_page(self.flags, self.study, trials, self.space)
+                self.drawn = time.monotonic()
         return trials, table
 
     def finish(self) -> None:

@@ -10,6 +10,7 @@ training starts at once. Without a writable cache the shards are read again each
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -73,8 +74,6 @@ def _load(path: Path) -> dict[str, list[str | int]]:
 
 def _save(path: Path, known: dict[str, list[str | int]]) -> None:
     """Write the cache; where that fails, the shards are only read again next time."""
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps(known))
-    except OSError:
-        return

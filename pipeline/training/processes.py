@@ -54,9 +54,7 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
             mixed_precision=choose_precision(mixed_precision, on_cpu=on_cpu),
             kwargs_handlers=[
                 # each rank's batch-norm statistics are its own: ``broadcast_statistics``
-                DistributedDataParallelKwargs(
-                    broadcast_buffers=False, gradient_as_bucket_view=False
-                ),
+                DistributedDataParallelKwargs(broadcast_buffers=False),
                 InitProcessGroupKwargs(timeout=COLLECTIVE_PATIENCE),
             ],
         )
@@ -64,7 +62,7 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
         raise DataError(f"--mixed-precision {mixed_precision}: {error}") from error
     if accelerator.mixed_precision == "no":  # torch takes TF32 for convolutions on a GPU
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    # cuDNN times its algorithms once a shape: faster, and bits may differ from start to start
+    # cuDNN chooses by timing, once a shape, so bits may differ from start to start
     torch.backends.cudnn.benchmark = True
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:

@@ -35,7 +35,7 @@ def flags(mixed, tiny) -> list[str]:
     return [*mixed, *tiny[2:], "--epochs", "2"]
 
 
-def test_an_epoch_holds_the_shares_to_the_image(mixed, flags, command, tmp_path):
+def test_an_epoch_draws_the_sources_in_their_shares(mixed, flags, command, tmp_path):
     run, taken = tmp_path / "run", tmp_path / "taken"
     words = ("tests/training/taken.py", taken, "0", *flags, "--epochs", "1", "--run-dir", run)
     done = command(*words)
