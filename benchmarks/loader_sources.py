@@ -108,9 +108,11 @@ def warm(sources: Sequence[Source]) -> None:
 
 
 def run_module(words: Sequence[str]) -> None:
-    """Run ``python -m`` with ``words``; a DataError holds the end of what it printed."""
+    """Run ``python -m`` with ``words``; a DataError has its last line, then what was before it."""
     done = subprocess.run(
         [sys.executable, "-m", *words], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise DataError(f"{' '.join(words[:4])} ... failed: {done.stderr[-2000:]}")
+        printed = done.stderr[-2000:]
+        last = printed.strip().rpartition("\n")[2]
+        raise DataError(f"{' '.join(words[:4])} ... failed: {last}\n{printed}")

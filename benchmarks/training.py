@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -107,7 +107,7 @@ def main() -> None:
         print(HEADER)
         rows = []
         for size in options.sizes:
-            loader = training_loader(options, split, size, torch.device("cpu"), threads)
+            loader = training_loader(options, split, size, threads)
             with contextlib.closing(loader):
                 step = make_step(build_model(options.arch, 7), torch.device("cpu"))
                 pairs = {"pairs": options.pairs, "seconds": options.seconds}
@@ -183,39 +183,18 @@ def made_up(folder: Path, images: int = 1000) -> Path:
     return build(folder / "source", folder / "shards", "--image-size", str(SIDE))
 
 
-def training_loader(
-    options: "LoaderOptions", split: Split, image_size: int, device: torch.device, threads: int
-) -> Loader:
-    """Return the loader of a training on ``device``."""
+def training_loader(options: Options, split: Split, image_size: int, threads: int) -> Loader:
+    """Return the loader of a training on the CPU."""
     return make_loader(
         split,
         phase="train",
         image_size=image_size,
         batch_size=options.batch_size,
-        device=device,
+        device=torch.device("cpu"),
         threads=threads,
         backend=options.backend,
         augment=options.augment,
     )
-
-
-class LoaderOptions(Protocol):
-    """What flags say of a loader."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images."""
-        ...
-
-    @property
-    def backend(self) -> Backend:
-        """What reads and decodes."""
-        ...
-
-    @property
-    def augment(self) -> Augment:
-        """The preset."""
-        ...
 
 
 def measure(loader: Loader, step: Step, *, image_size: int, pairs: int, seconds: float) -> Row:

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.gpu.plan import Plan
+from benchmarks.gpu.plan import ROOT, Plan
 from benchmarks.gpu.worker import Found, attempt, emit
 from pipeline.shards.dataset import open_shards
 
@@ -21,7 +21,6 @@ WAITING, FP16 = (
     "train.py: waiting for data in an epoch",
     "train.py --mixed-precision fp16: last loss",
 )
-ROOT = Path(__file__).resolve().parent.parent.parent
 EPOCHS = 2
 TERMINATED = 143
 """What RUN/exit.json says after SIGTERM."""
@@ -87,7 +86,7 @@ def whole(plan: Plan, more: list[str]) -> Found:
 
     Where ``--compile`` fails, the rest is done without it: it is taken out of ``more``.
     """
-    compiled = "compiled"
+    compiled = "torch.compile switched off" if plan.dry else "compiled"
     try:
         seconds = trained(plan, "whole", [], *more)
     except RuntimeError as error:

@@ -6,8 +6,6 @@ whole/best of ``commands`` -> eval.py -> metrics.json
 
 import contextlib
 import json
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +13,9 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.gpu.commands import ROOT
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.worker import Found, attempt, emit
+from benchmarks.loader_sources import run_module
 from pipeline.learning.inference import predict_logits
 from pipeline.learning.probability import malignant_probability
 from pipeline.learning.stored_model import load_stored
@@ -47,10 +45,7 @@ def judged(plan: Plan) -> Found:
     out = plan.work / "report"
     words = ["--checkpoint", plan.work / "whole" / "best", "--shards", plan.training_shards]
     words += ["--out", out, "--resamples", 50, "--cases", 1, "--backend", "dali"]
-    command = [sys.executable, "eval.py", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip()[-250:])
+    run_module(["eval", *map(str, words)])
     metrics = json.loads(Path(out / "metrics.json").read_text())
     return {"value": metrics["roc_auc"], "note": f"{metrics['n']} images"}
 

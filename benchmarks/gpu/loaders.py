@@ -33,7 +33,7 @@ def run(plan: Plan) -> None:
 def alone(plan: Plan, split: Split, backend: Backend, augment: Augment) -> Found:
     """Return the rate of a loader whose batches nobody uses; the best of several threads."""
     figures = {}
-    for threads in {min(cores(), 16): None, min(cores(), 8): None}:
+    for threads in sorted({min(cores(), 16), min(cores(), 8)}):
         loader = make_loader(
             split,
             phase="train",

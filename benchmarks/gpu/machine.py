@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.worker import attempt, emit
-from pipeline.machine import info
+from pipeline.machine import driver, info
 
 
 def run(plan: Plan) -> None:
@@ -23,8 +23,8 @@ def run(plan: Plan) -> None:
     import torch
 
     torch.ones(1, device="cuda").sum().item()  # a driver that does not fit says so here
-    name, driver = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0)
-    gib = round(driver.total_memory / 2**30)
+    name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
+    gib = round(memory / 2**30)
     attempt("the GPU", lambda: {"value": f"{name}, {gib} GiB, {driver_and_engines()}"})
     gpus = torch.cuda.device_count()
     note = "one GPU" if gpus == 1 else f"{gpus} GPUs: run pytest -m gpu"
@@ -33,8 +33,6 @@ def run(plan: Plan) -> None:
 
 def driver_and_engines() -> str:
     """Return both in words."""
-    from pipeline.machine import driver
-
     engines = jpeg_engines()
     words = "unknown number of" if engines is None else str(engines)
     return f"driver {driver() or 'unknown'}, {words} JPEG engines"

@@ -12,6 +12,9 @@ from typing import Any
 from pipeline.cli import require_range
 from pipeline.errors import DataError
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder of train.py."""
+
 BUDGET = {
     "machine": 15,
     "tests": 75,

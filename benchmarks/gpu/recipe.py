@@ -1,18 +1,17 @@
 """ResNet-34 from scratch with the recipe of docs/results.md, as many epochs as fit; no torch."""
 
-import subprocess
-import sys
 import time
 
-from benchmarks.gpu.commands import ROOT, epoch_images, rows
+from benchmarks.gpu.commands import epoch_images, rows
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.worker import Found, attempt
+from benchmarks.loader_sources import run_module
 
 NAME = "ResNet-34 from scratch, validation"
 START = 45
 """Seconds before the first step and after the last."""
 RATE = 2000
-"""Images/s that a training surely reaches."""
+"""Images/s that are assumed when the number of epochs is chosen."""
 MOST = 10
 """Epochs of the recipe."""
 RECIPE = (
@@ -38,10 +37,7 @@ def trained(plan: Plan) -> Found:
     words += ["--epochs", epochs, "--image-size", plan.scale.image_size]
     words += ["--arch", plan.scale.arch, "--threads", 1 if plan.dry else 0]
     words += ["--batch-size", 8 if plan.dry else 64, *RECIPE]
-    command = [sys.executable, "train.py", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip()[-250:])
+    run_module(["train", *map(str, words)])
     history = rows(plan.work / "recipe" / "history.csv")
     best = max(float(row["val_roc_auc"]) for row in history)
     note = f"{epochs} epochs in {time.monotonic() - began:.0f} s"

@@ -22,13 +22,12 @@ from typing import Any
 
 from benchmarks.gpu import wheels
 from benchmarks.gpu.claims import BY_NAME, CLAIMS, Row, line, readme_table, with_table
-from benchmarks.gpu.plan import BUDGET, Options, Plan
+from benchmarks.gpu.plan import BUDGET, ROOT, Options, Plan
 from benchmarks.gpu.worker import MARK
 from pipeline.cli import parse
 from pipeline.errors import DataError
 from pipeline.files import write_output
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 NEEDS_IMAGES = ("decode", "loaders", "step", "commands", "judge", "recipe")
 LEAST = 3.0
 """Seconds in which no part can do anything."""

@@ -1,14 +1,12 @@
-"""The tests that are marked ``gpu``: parity, resumption, streams, damage, on this machine."""
+"""The tests that are marked ``gpu``: parity, resumption, shared batch norm, on this machine."""
 
 import subprocess
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks.gpu.plan import Plan
+from benchmarks.gpu.plan import ROOT, Plan
 from benchmarks.gpu.worker import Found, attempt
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 NAME = "tests that need a GPU"
 
 
