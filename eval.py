@@ -89,6 +89,7 @@ from pipeline.learning.gradcam import decision_heat, overlay
 from pipeline.learning.inference import Predictions
 from pipeline.learning.model import networks_of
 from pipeline.learning.stored_model import ModelCard, edits
+from pipeline.loading.flags import resolved
 from pipeline.loading.portable import decode_rgb
 from pipeline.loading.samples import Samples
 from pipeline.training.processes import make_accelerator, one_writer, set_threads
@@ -146,7 +147,7 @@ def report(
     frame[["sharpness", "brightness"]] = image_quality(samples.read, len(frame), workers=cores())
     ranks = accelerator.num_processes
     launcher = f"accelerate launch --multi_gpu --num_processes {ranks}" if ranks > 1 else "python"
-    manifest = asdict(opened.shards.manifest)
+    manifest, device = asdict(opened.shards.manifest), accelerator.device.type
     facts = DataCard(
         flags,
         model=asdict(card),
@@ -156,7 +157,7 @@ def report(
         edited=edits(data.checkpoint),
         num_training=len(opened.training),
         tta=tta,
-        backend=f"{flags.speed.backend} backend on {accelerator.device.type}",
+        backend=f"{resolved(flags.speed.backend, device)} on {device}",
         command=f"{launcher} {shlex.join(sys.argv)}",
         data=card_of(manifest, opened.samples["lesion_id"]),
         classes=classes,

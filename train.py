@@ -82,7 +82,7 @@ def training(flags: TrainFlags, accelerator: Accelerator) -> None:
     )
 
     train_loader, plain_train_loader, val_loader = loaders(
-        flags, accelerator, train=train, val=val, threads=threads
+        run.flags, accelerator, train=train, val=val, threads=threads
     )
 
     # -- epochs

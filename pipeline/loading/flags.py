@@ -3,6 +3,7 @@
 Imports no torch, so that ``--help`` answers at once.
 """
 
+import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,25 @@ from pipeline.loading.presets import Augment
 Backend = Literal["auto", "dali", "portable"]
 """``auto`` is DALI on a GPU, and the portable backend on a CPU, where it is three
 times as fast as DALI's CPU operators (`python -m benchmarks.loader`)."""
+
+
+def resolved(backend: Backend, device: str, before: Backend = "auto") -> Backend:
+    """Return who decodes on a ``device``, "cuda" or "cpu"; auto is who did ``before``, if it can.
+
+    Raises:
+        DataError: ``backend`` is not installed.
+    """
+    installed = all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali"))
+    if backend == "dali" and not installed:
+        raise DataError(
+            "backend dali is not installed (NVIDIA publishes DALI for Linux only); use "
+            "--backend portable, or auto, which chooses by itself."
+        )
+    if backend == "auto" and (before != "dali" or installed):
+        backend = before
+    if backend != "auto":
+        return backend
+    return "dali" if installed and device == "cuda" else "portable"
 
 
 def source_weights(mix: Sequence[str]) -> dict[str, float]:

@@ -8,7 +8,6 @@
 Learning and training know ``batch.Loader`` only; train.py and eval.py call ``make_loader``.
 """
 
-import importlib.util
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 
 from pipeline.errors import DataError
 from pipeline.loading.batch import Loader
-from pipeline.loading.flags import Backend
+from pipeline.loading.flags import Backend, resolved
 from pipeline.loading.mix import Mix, MixingLoader
 from pipeline.loading.order import Balance, BalanceBy, EpochPlan, Phase
 from pipeline.loading.presets import TRAIN_PRESETS, Augment, TrainPreset
@@ -118,7 +117,7 @@ def loader_of(
     threads: int,
 ) -> Loader:
     """Return the loader that gives the batches of ``plan``; see ``make_loader``."""
-    if _use_dali(backend, device):
+    if resolved(backend, device.type) == "dali":
         from pipeline.loading.dali.loader import DaliLoader  # NVIDIA publishes DALI for Linux only
 
         kind = DaliLoader
@@ -127,16 +126,6 @@ def loader_of(
 
         kind = PortableLoader
     return kind(samples, plan, preset, image_size, device, threads)
-
-
-def _use_dali(backend: Backend, device: torch.device) -> bool:
-    installed = all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali"))
-    if backend == "dali" and not installed:
-        raise DataError(
-            "backend dali is not installed (NVIDIA publishes DALI for Linux only); use "
-            "--backend portable, or auto, which chooses by itself."
-        )
-    return backend == "dali" or (backend == "auto" and installed and device.type == "cuda")
 
 
 def _classes(samples: Samples, by: BalanceBy) -> np.ndarray:

@@ -52,7 +52,7 @@ class DataFlags:
     --accumulate)."""
     backend: Backend = "auto"
     """Who decodes: dali (on a GPU, or with its CPU operators), portable (simplejpeg, OpenCV,
-    torchvision), auto (DALI on a GPU; the portable one on a CPU, where it is faster)."""
+    torchvision), auto (as the run began; at its begin: dali on a GPU, portable on a CPU)."""
     threads: int = 0
     """CPU threads per process. 0: the cores this process may use, shared among local processes."""
 

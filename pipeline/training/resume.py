@@ -1,6 +1,6 @@
 """Where a start begins: RUN is opened, flags are compared, a checkpoint is chosen.
 
-    saved = resume(flags, manifest_sha256=..., processes=2)    # rank 0; None: from the beginning
+    saved, flags = resume(flags, manifest_sha256=..., processes=2, device="cuda")    # rank 0
 
 A resumed run has the same flags (but for ``FREE_TO_CHANGE``) and the same shards. It may have
 another number of processes: what a checkpoint holds is a position over all of them.
@@ -9,13 +9,14 @@ another number of processes: what a checkpoint holds is a position over all of t
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, warn
 from pipeline.files import tidy, writing
 from pipeline.learning.flags import Schedule
+from pipeline.loading.flags import resolved
 from pipeline.owner import OWNER
 from pipeline.training.checkpoints import Checkpoint, mend_best, read_checkpoint, step_folders
 from pipeline.training.flags import DecisionFlags, RunFlags, TrackingFlags, TrainFlags
@@ -53,12 +54,17 @@ def changed_flags(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def resume(flags: TrainFlags, *, manifest_sha256: str, processes: int) -> dict[str, Any] | None:
-    """Return the state to go on from, if any (rank 0 only, which has RUN for itself).
+def resume(
+    flags: TrainFlags, *, manifest_sha256: str, processes: int, device: str
+) -> tuple[dict[str, Any] | None, TrainFlags]:
+    """Return the state to go on from, None at the beginning, and the flags with their backend.
+
+    Rank 0 only, which has RUN for itself; ``device`` is "cuda" or "cpu".
 
     Raises:
         DataError: RUN cannot be written, or its checkpoints do not fit this start.
     """
+    fresh, _ = with_backend(flags, {}, device)
     run_dir = flags.run.run_dir
     for folder in filter(Path.is_dir, (run_dir, run_dir / "checkpoints")):
         with writing(folder, "choose a --run-dir that you may write to"):
@@ -69,16 +75,17 @@ def resume(flags: TrainFlags, *, manifest_sha256: str, processes: int) -> dict[s
         aside = move_aside(run_dir)
         if aside:
             print(f"starting anew; what was in {run_dir} is in {aside} now", flush=True)
-        return None
+        return None, fresh
     found = find_checkpoint(run_dir, flags.run.resume)
     if found is None:
-        return None
+        return None, fresh
     state = found.state()
     old_batch, batch = state["flags"]["batch_size"], flags.data.batch_size
     same = found.processes * old_batch == processes * batch
     # before the flag existed, several GPUs always shared batch norm
     shared = found.processes > 1 and state["ranks"][0]["rng"]["cuda"] is not None
     old = {"sync_batch_norm": shared, **state["flags"], "batch_size": batch if same else old_batch}
+    flags, old = with_backend(flags, old, device)
     _check_unchanged(flags, old, state["manifest"], manifest_sha256, found.folder)
     for folder in step_folders(run_dir):  # damaged, or of a course that is given up now
         if int(folder.name.removeprefix("step-")) > found.step:
@@ -92,7 +99,22 @@ def resume(flags: TrainFlags, *, manifest_sha256: str, processes: int) -> dict[s
             f"{processes * batch} images, {found.processes * old_batch} before"
         )
     began = {"processes": found.processes, "batch_size": old_batch}
-    return {**state, "progress": with_position(state["progress"], **began)}
+    return {**state, "progress": with_position(state["progress"], **began)}, flags
+
+
+def with_backend(
+    flags: TrainFlags, old: Mapping[str, Any], device: str
+) -> tuple[TrainFlags, dict[str, Any]]:
+    """Return the flags with the backend that auto stands for, and ``old`` to compare them with.
+
+    That is the backend with which the run began, where it is installed and was kept: checkpoints
+    of an earlier version say auto.
+    """
+    before = said = old.get("backend", "auto")
+    backend = resolved(flags.data.backend, device, before)
+    if flags.data.backend == "auto" and backend != before:
+        said = backend if before == "auto" else f"{before} (not installed here: install it)"
+    return replace(flags, data=replace(flags.data, backend=backend)), {**old, "backend": said}
 
 
 def with_position(

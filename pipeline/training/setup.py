@@ -70,8 +70,9 @@ def set_up(
     check_labels(val)
     on_main, outputs = accelerator.is_main_process, Outputs(flags.model.task, taxonomy)
     processes = accelerator.num_processes
-    saved = first_on_main(
-        lambda: resume(flags, manifest_sha256=manifest_sha256, processes=processes), accelerator
+    start = {"processes": processes, "device": accelerator.device.type}
+    saved, flags = first_on_main(
+        lambda: resume(flags, manifest_sha256=manifest_sha256, **start), accelerator
     )
     state = make_state(flags, accelerator, len(outputs.names), fresh=saved is None)
     if saved is not None:
@@ -270,5 +271,6 @@ def announce(run: Run, facts: dict[str, Any], train: int, val: int) -> None:
     )
     run.say(
         f"{facts['processes']} process(es) on {facts['device']}, {facts['threads']} thread(s) "
-        f"each, precision {facts['precision']}; run in {run.flags.run.run_dir}"
+        f"each, precision {facts['precision']}, backend {run.flags.data.backend}; "
+        f"run in {run.flags.run.run_dir}"
     )

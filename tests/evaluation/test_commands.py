@@ -64,6 +64,8 @@ def test_a_report_judges_every_image_of_the_split_once(judged, packed):
     assert table["image_id"].is_unique
     assert metrics["threshold"] == 0.4
     assert metrics["provenance"]["leak"]["found"] is False
+    assert metrics["provenance"]["backend"] == "portable on cpu"  # --backend auto
+    assert "backend portable on cpu" in (judged / "report.html").read_text()
     assert ((table["prob_malignant"] >= 0.4) == table["predicted"].astype(bool)).all()
     assert (judged / "report.html").is_file()
 

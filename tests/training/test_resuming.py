@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import files
+from pipeline.cli import parse
 from pipeline.errors import DataError
 from pipeline.training.checkpoints import MODEL_FILES, read_checkpoint, write_checkpoint
+from pipeline.training.flags import TrainFlags
+from pipeline.training.resume import resume
 
 
 @pytest.fixture
@@ -172,6 +176,7 @@ def test_checkpoint_of_an_earlier_version_resumes_to_the_same_bytes(train, tiny,
     state = found.state()
     for name in ("position", "began_with", "launches"):  # had no names then
         del state["progress"][name]
+    state["flags"]["backend"] = "auto"  # was resolved anew by each start
     model = {name: (folder / name).read_bytes() for name in MODEL_FILES}
     where = {"epoch": 0, "batch": found.batch, "step": 4, "processes": ranks}
     assert write_checkpoint(tmp_path, state, model, keep=1, **where)
@@ -180,6 +185,48 @@ def test_checkpoint_of_an_earlier_version_resumes_to_the_same_bytes(train, tiny,
     assert train(*flags, "--run-dir", calm, ranks=ranks).codes == [0] * ranks
     for name in ("history.csv", "best/model.safetensors"):
         assert (calm / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_auto_is_resolved_when_a_run_begins_and_said_and_kept(train, trained):
+    flags, run = trained
+    outcome = train(*flags, 2)
+    assert outcome.codes == [0] and ", backend portable; run in" in outcome.text
+    assert json.loads((run / "config.json").read_text())["flags"]["backend"] == "portable"
+    state = read_checkpoint(run / "checkpoints" / steps(run)[-1]).state()
+    assert state["flags"]["backend"] == "portable"
+    outcome = train(*flags, 3, "--backend", "dali")
+    assert outcome.codes == [2] and "--backend: portable before, dali now" in outcome.text
+    assert train(*flags, 2, "--backend", "portable").codes == [0]
+
+
+def test_auto_goes_on_with_the_backend_that_a_run_began_with(train, tiny, tmp_path, monkeypatch):
+    flags = [*tiny, "--run-dir", tmp_path / "run", "--epochs", 1]
+    outcome = train(*flags, "--backend", "dali", die=[0, "step", "4", "SIGTERM"])
+    assert outcome.codes == [143], outcome.text
+    state = read_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004").state()
+
+    def begun(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), *more])
+        where = {"manifest_sha256": state["manifest"], "processes": 1, "device": "cpu"}
+        return resume(parse(TrainFlags), **where)[1].data.backend
+
+    assert begun() == "dali"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "nvidia.dali", None)  # as where it is not installed
+        with pytest.raises(DataError, match=r"--backend: dali \(not installed here.*portable now"):
+            begun()
+        assert begun("--allow-changes") == "portable"
+        with pytest.raises(DataError, match="backend dali is not installed"):
+            begun("--backend", "dali")
+    outcome = train(*flags)
+    assert outcome.codes == [0] and ", backend dali; run in" in outcome.text, outcome.text
+    histories = [tmp_path / "run" / "history.csv"]
+    for backend in ("dali", "portable"):
+        folder = tmp_path / backend
+        assert train(*flags, "--run-dir", folder, "--backend", backend).codes == [0]
+        histories.append(folder / "history.csv")
+    found, dali, portable = (path.read_bytes() for path in histories)
+    assert found == dali and found != portable
 
 
 @pytest.mark.parametrize(

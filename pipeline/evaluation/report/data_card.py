@@ -35,7 +35,7 @@ class DataCard:
     tta: str
     """Test-time augmentation in use."""
     backend: str
-    """Loader backend and device."""
+    """Loader's backend and device, as "dali on cuda"."""
     command: str
     """As typed."""
     data: dict[str, Any] = field(default_factory=dict)
@@ -106,6 +106,7 @@ class DataCard:
             "tta": self.tta,
             "precision": "float32" if precision == "no" else precision,
             "leak": {"found": any(self.leak.values()), **self.leak},
+            "backend": self.backend,
             "edited": self.edited,
             "data_card": self.data,
             "crossing": self.crossing(),
