@@ -34,22 +34,22 @@ COMMANDS = {
     ),
     "folds": Command(
         "join the runs of a cross-validation; make an ensemble of runs",
-        "pipeline.judging.flags:FoldsFlags",
+        f"{OPTIONS}:FoldsFlags",
         "pipeline.judging.folds:run",
     ),
     "features": Command(
         "write the features of all images before the last layer",
-        "pipeline.judging.flags:FeaturesFlags",
+        f"{OPTIONS}:FeaturesFlags",
         "pipeline.judging.features:run",
     ),
     "baseline": Command(
         "judge a linear probe on features, or on age, sex and site",
-        "pipeline.judging.flags:BaselineFlags",
+        f"{OPTIONS}:BaselineFlags",
         "pipeline.judging.baseline:run",
     ),
     "submit": Command(
         "write predictions in the form of an ISIC challenge",
-        "pipeline.judging.flags:SubmitFlags",
+        f"{OPTIONS}:SubmitFlags",
         "pipeline.judging.submit:submit",
     ),
 }

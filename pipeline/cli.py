@@ -50,6 +50,7 @@ UNREPORTED = {
 RANGES: dict[str, Callable[[float], bool]] = {
     "above 0": lambda value: 0 < value < math.inf,
     "0 or above": lambda value: 0 <= value < math.inf,
+    "from 0 to 1": lambda value: 0 <= value <= 1,
     "from 0 to below 1": lambda value: 0 <= value < 1,
     "above 0 up to 1": lambda value: 0 < value <= 1,
 }

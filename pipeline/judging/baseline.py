@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
+from pipeline.evaluation.flags import BaselineFlags
 from pipeline.evaluation.leak import LEVELS, overlap, refuse
 from pipeline.evaluation.metrics.binary import ranking_metrics
 from pipeline.evaluation.metrics.bootstrap import interval, resample
@@ -19,7 +20,6 @@ from pipeline.evaluation.metrics.summary import summarise
 from pipeline.evaluation.predictions import as_csv, assemble
 from pipeline.evaluation.report.page import as_json, write_files
 from pipeline.ham10000.taxonomy import Taxonomy
-from pipeline.judging.flags import BaselineFlags
 from pipeline.judging.probe import linear_probe, patient_vectors
 from pipeline.learning.stored_model import ModelCard
 from pipeline.machine import git_revision

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 from pipeline.errors import DataError
+from pipeline.evaluation.flags import FeaturesFlags
 from pipeline.evaluation.leak import LEVELS
 from pipeline.files import require_writable, write_output
-from pipeline.judging.flags import FeaturesFlags
 from pipeline.judging.scoring import logits_of
 from pipeline.learning.model import build_model
 from pipeline.learning.refit import without_head

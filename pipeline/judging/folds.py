@@ -16,6 +16,7 @@ import pandas as pd
 from torch import nn
 
 from pipeline.errors import DataError, warn
+from pipeline.evaluation.flags import FoldsFlags
 from pipeline.evaluation.leak import refuse
 from pipeline.evaluation.metrics.binary import binary_metrics, ones
 from pipeline.evaluation.metrics.summary import summarise
@@ -23,7 +24,6 @@ from pipeline.evaluation.predictions import as_csv, read
 from pipeline.evaluation.report.page import METRIC_NAMES, as_json, template, write_files
 from pipeline.files import publish_folder, require_writable, writing
 from pipeline.folders import utf8
-from pipeline.judging.flags import FoldsFlags
 from pipeline.learning.decision import choose_threshold, fit_prior_strength
 from pipeline.learning.stored_model import (
     VALIDATION,

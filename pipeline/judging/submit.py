@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pipeline.errors import DataError
+from pipeline.evaluation.flags import SubmitFlags
 from pipeline.evaluation.predictions import as_csv
 from pipeline.files import require_writable, write_output
-from pipeline.judging.flags import SubmitFlags
 from pipeline.judging.scoring import logits_of, open_both
 from pipeline.training.processes import make_accelerator, set_threads
 

@@ -135,7 +135,7 @@ def test_predict_and_export(checkpoint, packed, synthetic_source, command, tmp_p
     [
         (("--checkpoint", "nowhere/best"), "no stored model there"),
         (("--batch-sise", "4"), "--batch-size"),
-        (("--threshold", "2"), "expected a probability"),
+        (("--threshold", "2"), "must be from 0 to 1"),
         (("compare", "nowhere"), "at least two report folders"),
     ],
 )
