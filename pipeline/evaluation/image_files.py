@@ -33,11 +33,7 @@ def find_images(places: Sequence[Path], *, skip: bool = False) -> tuple[list[Pat
     """Return every image among ``places`` and below the folders among them, and what to tell.
 
     Each path comes once; a folder's are sorted. Hidden files and those that systems leave are
-    passed over below a folder.
-
-    Args:
-        places: images and folders.
-        skip: leave out, with a note, what cannot be read, instead of raising.
+    passed over below a folder. ``skip`` leaves out, with a note, what cannot be read.
 
     Raises:
         DataError: there is no image, or one that cannot be read.
@@ -95,11 +91,7 @@ def rendered(
 ) -> Iterator[list[np.ndarray | BadImageError]]:
     """Yield the images of each batch, read and rendered in threads, or why one cannot be read.
 
-    Args:
-        batches: paths of images.
-        render: called with [H, W, 3] uint8.
-        workers: threads.
-        ahead: batches that are read before they are asked for.
+    ``render`` is called with [H, W, 3] uint8; ``ahead`` batches are read before they are asked for.
     """
 
     def attempt(path: Path) -> np.ndarray | BadImageError:
@@ -129,15 +121,8 @@ def write_predictions(
 ) -> None:
     """Write predictions.csv, rejected.csv and a sheet of at most ``most`` images.
 
-    The sheet shows the highest probabilities first; its images are read again.
-
-    Args:
-        out: folder.
-        paths: the images predicted.
-        scores: from ``ModelCard.scores``, a row for each path.
-        rejected: why an image was left out, by path.
-        threshold: of the decisions.
-        most: images on the sheet at most.
+    The sheet shows the highest probabilities first; its images are read again. ``scores``, from
+    ``ModelCard.scores``, has a row for each of ``paths``; ``rejected`` says why others have none.
 
     Raises:
         DataError: a probability is NaN, or ``out`` cannot be written.

@@ -21,12 +21,9 @@ def overlap(samples: pd.DataFrame, training: pd.DataFrame) -> dict[str, int]:
 
 
 def refuse(samples: pd.DataFrame, training: pd.DataFrame, where: str) -> None:
-    """Raise a DataError if anything is shared.
+    """Raise a DataError if the judged ``samples`` share anything with training_samples.csv.
 
-    Args:
-        samples: the split to be judged: image_id, lesion_id, group.
-        training: the checkpoint's training_samples.csv.
-        where: which split of which shards, for the message.
+    Both have the columns ``LEVELS``; ``where`` names the split and its shards in the message.
     """
     known = [samples[column].astype(str).isin(training[column].astype(str)) for column in LEVELS]
     shared = samples["image_id"].to_numpy()[np.logical_or.reduce(known)]

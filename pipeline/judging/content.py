@@ -21,13 +21,10 @@ NAMED = 5
 def check_content(opened: Opened, at: Path, *, allowed: bool) -> int:
     """Return how many judged images show a lesion that the checkpoint was trained or chosen on.
 
-    Args:
-        opened: the checkpoint and the judged split.
-        at: shards that hold the training images.
-        allowed: warn of what is found in place of refusing it.
+    ``at`` are shards that hold the training images.
 
     Raises:
-        DataError: ``at`` lacks training images, or something is found.
+        DataError: ``at`` lacks some of them, or something is found and not ``allowed``.
     """
     shards, training = opened.shards, opened.training
     trained = open_shards(at)

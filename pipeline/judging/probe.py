@@ -45,12 +45,8 @@ def linear_probe(
 ) -> tuple[ModelCard, np.ndarray]:
     """Return a card with the fitted calibration and threshold, and logits [M, 2] of ``rows``.
 
-    Args:
-        name: of the vectors.
-        vectors: float [N, F], one for each of ``samples``.
-        samples: with label and group.
-        train: bool [N], what it is fitted on.
-        rows: int [M] or bool [N], what is judged.
+    ``vectors`` are float [N, F], one for each of ``samples`` (label, group); it is fitted on those
+    of ``train``, bool [N]. ``rows``, int [M] or bool [N], are judged.
 
     Raises:
         DataError: too few groups of a class to fit on.

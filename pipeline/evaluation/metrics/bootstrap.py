@@ -88,16 +88,10 @@ def estimate(
     seed: int,
     shares: Mapping[Any, np.ndarray] | None = None,
 ) -> tuple[dict[Any, float | None], dict[Any, Interval | None]]:
-    """Return a statistic's figures of the sample, and their intervals.
+    """Return a statistic's figures of the sample, and their intervals over ``groups`` [N].
 
     A figure that the sample does not define (no image of a class) is None and has no interval.
-
-    Args:
-        statistic: from weights [N, R] to values by name, each [R].
-        groups: [N], drawn together where equal.
-        resamples: how many.
-        seed: of the resamples.
-        shares: the images [N] bool that a figure is a share of, for figures that are one.
+    ``shares`` has the images [N] bool that a figure is a share of, for figures that are one.
     """
     sample = statistic(np.ones((len(groups), 1)))
     draws = resample(statistic, groups, resamples=resamples, seed=seed)

@@ -59,9 +59,3 @@ def official_figures(figures: Mapping[str, float | None], classes: Sequence[str]
     means = {name: float(np.mean(row)) for name, row in defined.items() if row}
     aggregate = {"balanced_accuracy": figures["balanced_accuracy_dx"]}
     return {"aggregate": aggregate, "per_category": each, "macro_average": means}
-
-
-def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Return counts [classes, classes]; rows are the truth, columns the prediction."""
-    flat = np.bincount(truth * classes + predicted, minlength=classes * classes)
-    return flat.reshape(classes, classes)

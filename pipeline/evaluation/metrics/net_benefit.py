@@ -43,11 +43,8 @@ def operating_point(figures: dict[str, Any], *, threshold: float) -> dict[str, A
     """Return net benefit and, for several shares of malignant lesions, what a biopsy finds.
 
     ``number_needed_to_biopsy`` is lesions biopsied for each malignant one found; None where none
-    is. It and the predictive values hold if sensitivity and specificity do.
-
-    Args:
-        figures: n, malignant, sensitivity, specificity, ci95 (of precision) of the predictions.
-        threshold: that they were decided at.
+    is. It and the predictive values hold if sensitivity and specificity do. ``figures`` has n,
+    malignant, sensitivity, specificity and ci95 (of precision) at the ``threshold``.
     """
     sensitivity, specificity = figures["sensitivity"], figures["specificity"]
     own, rows = figures["malignant"] / figures["n"], []

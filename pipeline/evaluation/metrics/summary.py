@@ -3,18 +3,16 @@
 metrics = summarise(read(Path("reports/r34/predictions.csv")), threshold=0.4)
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from pipeline.evaluation.metrics import calibration
 from pipeline.evaluation.metrics.binary import binary_metrics, ones, ratio, shares
 from pipeline.evaluation.metrics.bootstrap import RESAMPLES, estimate
-from pipeline.evaluation.metrics.multiclass import (
-    confusion_matrix,
-    dx_accuracies,
-    dx_metrics,
-    official_figures,
-)
+from pipeline.evaluation.metrics.multiclass import dx_accuracies, dx_metrics, official_figures
 from pipeline.evaluation.metrics.net_benefit import decision_curve, operating_point
 from pipeline.evaluation.metrics.subgroups import ERROR_FACTORS, PATIENT_FACTORS, banded, by_factor
 from pipeline.evaluation.predictions import check, judged_classes
@@ -118,29 +116,30 @@ def _headlines(
     figures, bounds = estimate(statistic, groups, resamples=resamples, seed=seed, shares=parts)
     result = {"n": len(frame), "groups": len(set(groups)), "malignant": int(label.sum()), **figures}
     result["share_of"] = {name: int(inside.sum()) for name, inside in parts.items()}
-    matrix = confusion_matrix(label, predicted, 2)
-    result["confusion_matrix"] = matrix.tolist()
-    result["per_class"] = per_class(matrix, LABELS)
+    result |= per_class(label, predicted, LABELS, "")
     if len(rows):
-        matrix_dx = confusion_matrix(truth, ways[decide].argmax(axis=1), len(classes))
-        result["confusion_matrix_dx"] = matrix_dx.tolist()
-        result["per_class_dx"] = per_class(matrix_dx, classes)
+        result |= per_class(truth, ways[decide].argmax(axis=1), classes, "_dx")
         result |= {"decide": decide, "official": official_figures(figures, classes)}
     return result | {"ci95": bounds}
 
 
-def per_class(matrix: np.ndarray, names: tuple[str, ...]) -> dict[str, dict]:
-    """Return count, precision, recall and F1 of each class of a confusion matrix (rows: truth)."""
-    table = {}
-    for k, name in enumerate(names):
-        hits, true, guessed = int(matrix[k, k]), int(matrix[k].sum()), int(matrix[:, k].sum())
-        table[name] = {
-            "n": true,
-            "precision": hits / guessed if guessed else 0.0,
-            "recall": hits / true if true else None,
-            "f1": 2 * hits / (true + guessed) if true + guessed else 0.0,
-        }
-    return table
+def per_class(
+    truth: np.ndarray, called: np.ndarray, names: tuple[str, ...], kind: str
+) -> dict[str, list | dict]:
+    """Return the confusion matrix (rows: truth), and count, precision, recall, F1 of each class.
+
+    ``truth`` and ``called`` are indexes into ``names``, [N] int; ``kind`` ends the names of both.
+    """
+    how: dict[str, Any] = {"labels": range(len(names)), "zero_division": 0.0}
+    found = precision_recall_fscore_support(truth, called, **how)
+    rows = zip(names, *(np.asarray(column).tolist() for column in found), strict=True)
+    return {
+        f"confusion_matrix{kind}": confusion_matrix(truth, called, labels=how["labels"]).tolist(),
+        f"per_class{kind}": {
+            name: {"n": n, "precision": precision, "recall": recall if n else None, "f1": f1}
+            for name, precision, recall, f1, n in rows
+        },
+    }
 
 
 def calibration_change(frame: pd.DataFrame, temperature: float, bias: float) -> dict:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.predictions import as_csv
-from pipeline.evaluation.report import group_plots, plots, recalibration
+from pipeline.evaluation.report import plots
 from pipeline.evaluation.report.cases import KINDS, Pair, gallery, tiles
 from pipeline.evaluation.report.data_card import DataCard
 from pipeline.evaluation.report.page import (
@@ -57,7 +57,7 @@ def write_report(
         },
         totals={kind: metrics["confusion_matrix"][a][p] for kind, (a, p) in KINDS.items()},
         data_fields=FIELDS,
-        factor_names=group_plots.FACTOR_NAMES,
+        factor_names=plots.FACTOR_NAMES,
         findings=findings(metrics),
         worse=worse(metrics["calibration"]),
     )
@@ -76,14 +76,14 @@ def draw_plots(frame: pd.DataFrame, metrics: dict, taxonomy: Taxonomy) -> dict[s
         "decision_curve": plots.decision_curve(metrics),
         "calibration": plots.calibration(frame, metrics),
         "scores_by_dx": plots.scores_by_dx(frame, metrics, taxonomy),
-        "subgroups": group_plots.forest(metrics),
-        "error_rates": group_plots.error_rates(metrics),
+        "subgroups": plots.forest(metrics),
+        "error_rates": plots.error_rates(metrics),
     }
     if "confusion_matrix_dx" in metrics:
         matrix, classes = metrics["confusion_matrix_dx"], list(metrics["per_class_dx"])
         figures["confusion_matrix_dx"] = plots.confusion(matrix, classes)
     if "recalibration" in metrics:
-        figures["recalibration"] = recalibration.draw(metrics["recalibration"])
+        figures["recalibration"] = plots.recalibration(metrics["recalibration"])
     return figures
 
 
@@ -132,7 +132,7 @@ def findings(metrics: dict) -> list[str]:
         for name in sorted(high, key=lambda name: -levels[name]["error_rate"]):
             entry, (low, top) = levels[name], bounds[name]
             found.append(
-                f"{group_plots.FACTOR_NAMES[factor]}, {name}: {entry['error_rate']:.1%} wrong "
+                f"{plots.FACTOR_NAMES[factor]}, {name}: {entry['error_rate']:.1%} wrong "
                 f"({low:.1%} to {top:.1%}; {entry['errors']} of {entry['n']})"
             )
     return found

@@ -1,7 +1,7 @@
-"""The curves of a report: ROC, precision-recall, reliability, confusion, scores by diagnosis.
+"""The plots of a report: curves, confusion, scores by diagnosis, subgroups and error rates.
 
-Each function takes a checked predictions table and the metrics computed from it and returns a
-matplotlib figure.
+Each function takes the metrics, and the checked predictions table where it draws single images, and
+returns a matplotlib figure.
 
     save(roc(frame, metrics), Path("roc.png"))
 """
@@ -19,6 +19,22 @@ from pipeline.evaluation.metrics.calibration import reliability
 from pipeline.evaluation.report.page import ci, figure
 from pipeline.figures import BLUE, GREY, ORANGE, blank
 from pipeline.ham10000.taxonomy import Taxonomy
+
+FACTOR_NAMES = {
+    "sex": "Sex",
+    "age_band": "Age, years",
+    "localization": "Site",
+    "skin_tone": "Skin tone, as the source has it",
+    "dx_type": "Diagnosed by",
+    "source": "Source",
+    "dx": "Diagnosis",
+    "sharpness_band": "Sharpness, quarter",
+    "brightness_band": "Brightness, quarter",
+}
+"""Headings of the factors."""
+
+Row = tuple[str, dict | None]
+"""A label, and a level's entry; None for a heading."""
 
 
 def with_interval(metrics: dict, name: str) -> str:
@@ -163,4 +179,88 @@ def scores_by_dx(frame: pd.DataFrame, metrics: dict, taxonomy: Taxonomy) -> Figu
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
     axes[-1].set_xlabel(f"probability of malignant (dotted: threshold {metrics['threshold']:.3f})")
+    return plot
+
+
+def rows_of(tables: dict[str, dict[str, dict]]) -> list[Row]:
+    """Return a heading for each factor, followed by its levels."""
+    rows: list[Row] = []
+    for factor, levels in tables.items():
+        rows.append((FACTOR_NAMES.get(factor, factor), None))
+        rows += [
+            (f"{level}  ({entry['n']:,}; {entry['malignant']:,})", entry)
+            for level, entry in levels.items()
+        ]
+    return rows
+
+
+def forest(metrics: dict) -> Figure:
+    """Draw three metrics of each subgroup with intervals; dashed: all images."""
+    rows = rows_of(metrics["subgroups"])
+    plot, axes = blank(5.6, 0.9 + 0.19 * len(rows), 3, sharey=True)
+    names = {"roc_auc": "ROC-AUC", "sensitivity": "Sensitivity", "specificity": "Specificity"}
+    for ax, (key, title) in zip(axes, names.items(), strict=True):
+        _draw_levels(ax, rows, key, metrics[key])
+        ax.set_title(title, fontsize=9)
+        ax.set_xlim(right=1.02)
+        ax.locator_params(axis="x", nbins=3)
+    _name_rows(axes[0], rows)
+    return plot
+
+
+def error_rates(metrics: dict) -> Figure:
+    """Draw the share of wrong decisions by diagnosis, site, age, way of diagnosis and quality."""
+    rows = rows_of(metrics["errors"])
+    plot, (axes,) = blank(5.6, 0.9 + 0.19 * len(rows))
+    _draw_levels(axes, rows, "error_rate", metrics["error_rate"])
+    _name_rows(axes, rows)
+    axes.set_xlabel("share of wrong decisions", fontsize=9)
+    axes.set_xlim(left=0)
+    return plot
+
+
+def _draw_levels(axes: Axes, rows: list[Row], key: str, overall: float | None) -> None:
+    """Draw one metric: a square and its interval per level, or why there is none."""
+    if overall is not None:
+        axes.axvline(overall, color=ORANGE, ls="--", lw=1.2, zorder=1)
+    for y, (_, entry) in enumerate(rows):
+        if entry is None:
+            continue
+        value, bounds = entry.get(key), entry.get("ci95", {}).get(key)
+        if value is None:
+            text = "n < 20" if "note" in entry else "one class only"
+            place = axes.get_yaxis_transform()  # x in shares of the axis, y in data
+            note = axes.text(0.02, y, text, va="center", fontsize=7, color=GREY, transform=place)
+            note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+            continue
+        if bounds:
+            axes.plot(bounds, [y, y], color=BLUE, lw=1.6)
+        axes.plot(value, y, "s", color=BLUE, ms=5)
+    axes.grid(axis="x", alpha=0.25)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+
+
+def _name_rows(axes: Axes, rows: list[Row]) -> None:
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+    for tick, (_, entry) in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if entry is None else "normal")
+    axes.set_ylim(len(rows) - 0.3, -0.7)
+
+
+def recalibration(curve: list[dict]) -> Figure:
+    """Draw calibration error and Brier score of each entry, with the bounds of its draws."""
+    plot, (axes,) = blank(6, 4)
+    cases = [entry["cases"] for entry in curve]
+    lines = (("ece", "calibration error", BLUE), ("brier", "Brier score", ORANGE))
+    for name, text, colour in lines:
+        values = [entry[name] for entry in curve]
+        low, high = np.transpose([entry[f"{name}_bounds"] or [entry[name]] * 2 for entry in curve])
+        axes.plot(cases, values, color=colour, marker="o", label=text)
+        axes.fill_between(cases, low, high, color=colour, alpha=0.2)
+    axes.set(xlabel="images that the calibration was fitted on again; 0: as it is", ylim=(0, None))
+    axes.set_xscale("symlog", linthresh=25)
+    axes.set_xticks(cases, [f"{each:,}" for each in cases])
+    axes.grid(alpha=0.25)
+    axes.legend()
     return plot
