@@ -36,10 +36,7 @@ def build_shards(
 ) -> Manifest:
     """Do what ``python -m pipeline.shards build`` does, without printing the result.
 
-    Args:
-        flags: of the command.
-        engine: packs the shards; the one that the flags name when None.
-        progress: show bars.
+    ``engine`` packs the shards; None is the one that the flags name.
 
     Raises:
         DataError: whatever the user can correct.

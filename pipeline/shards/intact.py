@@ -25,10 +25,7 @@ from pipeline.shards.storage.store import cache_folder
 def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = True) -> None:
     """Raise if a shard of ``splits`` is not, byte for byte, what the manifest says.
 
-    Args:
-        shards: an opened set.
-        splits: names of splits; those without samples are fine.
-        progress: show a bar while bytes are read.
+    Splits without samples are fine.
 
     Raises:
         DataError: a shard is damaged.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.files import sha256
+from pipeline.files import sha256, sha256_of_values
 from pipeline.ham10000.taxonomy import HAM10000
 
 FORMAT_VERSION = 1
@@ -89,7 +89,7 @@ class Manifest:
         for name in ("data_card", "base"):  # where there is none, the bytes of earlier versions
             if content[name] is None:
                 del content[name]
-        content["self_sha256"] = _digest(content)
+        content["self_sha256"] = sha256_of_values(content)
         return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -110,7 +110,7 @@ class Manifest:
                 f"{FORMAT_VERSION}: build the shards again with this program"
             )
         claimed = content.pop("self_sha256", None)
-        if claimed != _digest(content | {"format_version": version}):
+        if claimed != sha256_of_values(content | {"format_version": version}):
             raise DataError(
                 f"{path} was changed after it was written (its own sha256 does not match): "
                 f"restore it or build the shards again"
@@ -140,8 +140,3 @@ def load_manifest(root: Path) -> tuple[Manifest, str]:
         )
     data = path.read_bytes()
     return Manifest.from_json(data, path), sha256(data)
-
-
-def _digest(content: dict[str, Any]) -> str:
-    """Return the sha256 of ``content`` in canonical JSON."""
-    return sha256(json.dumps(content, sort_keys=True).encode())

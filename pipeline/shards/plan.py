@@ -50,12 +50,8 @@ def place(
     """Return ``table`` with the columns group, split and fold (-1 = in none).
 
     A column ``split`` of ``table`` is kept; where it has no val, ``val_fraction`` of train is that.
-
-    Args:
-        table: checked metadata; rows whose column ``official_test`` is true become the test split.
-        pairs: image ids that show one lesion.
-        policy: which images go into which split.
-        together: columns in which an equal value puts rows into one group.
+    Rows whose column ``official_test`` is true become the test split. One group are ``pairs`` of
+    image ids, and rows with an equal value in a column of ``together``.
     """
     placed = table.copy()
     placed["group"] = find_groups(placed, pairs, by=together)

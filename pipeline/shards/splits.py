@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import DataError
 from pipeline.ham10000.tables import read_table, require_columns
@@ -55,33 +57,22 @@ def shuffle_key(seed: int, purpose: str, name: str) -> bytes:
 def find_groups(
     table: pd.DataFrame, pairs: Iterable[tuple[str, str]], *, by: Sequence[str] = ("lesion_id",)
 ) -> pd.Series:
-    """Return the group of each row, named by the smallest lesion_id in it.
+    """Return the group of each row of ``table``, named by the smallest lesion_id in it.
 
-    Args:
-        table: has image_id, lesion_id and the columns ``by``; an empty value joins nothing.
-        pairs: image ids that show the same lesion; pairs with an unknown id are ignored.
-        by: columns in which an equal value joins rows.
+    An equal value in a column of ``by`` joins rows, an empty one nothing. ``pairs`` are image ids
+    that show the same lesion; those with an unknown id are ignored.
     """
-    parent = list(range(len(table)))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]  # halves the path for later calls
-            row = parent[row]
-        return row
-
     row_of = {image_id: row for row, image_id in enumerate(table["image_id"])}
     links = [(row_of[a], row_of[b]) for a, b in pairs if a in row_of and b in row_of]
     for column in by:
         first: dict[str, int] = {}
         rows = enumerate(table[column])
         links += [(row, first.setdefault(value, row)) for row, value in rows if value]
-    lesions = table["lesion_id"].to_list()
-    for a, b in links:  # the smallest lesion_id of a group is that of its root
-        low, high = sorted((root(a), root(b)), key=lesions.__getitem__)
-        parent[high] = low
-    names = [lesions[root(row)] for row in range(len(table))]
-    return pd.Series(names, index=table.index, dtype=str)
+    ends, size = np.array(links, dtype=np.int64).reshape(-1, 2).T, (len(table), len(table))
+    graph = coo_array((np.ones(len(links)), (ends[0], ends[1])), size)
+    place, lesions = pd.factorize(table["lesion_id"], sort=True)
+    smallest = pd.Series(place).groupby(connected_components(graph)[1]).transform("min")
+    return pd.Series(np.asarray(lesions)[smallest], index=table.index, dtype=str)
 
 
 def largest_group(placed: pd.DataFrame) -> str:
@@ -95,13 +86,11 @@ def largest_group(placed: pd.DataFrame) -> str:
 def assign(
     table: pd.DataFrame, units: pd.Series, fractions: Mapping[str, float], *, seed: int
 ) -> pd.Series:
-    """Return a key of ``fractions`` for each row; rows of one unit get the same.
+    """Return a key of ``fractions`` for each row of ``table``, which has image_id and dx.
 
-    Args:
-        table: has image_id and dx.
-        units: what is never divided, per row: the group, or the image itself.
-        fractions: share of all images by split (they sum to 1); a share of 0 stays empty.
-        seed: decides the order among units of equal rank.
+    Rows of one unit (per row: the group, or the image itself) get the same. ``fractions`` are
+    shares of all images by split (they sum to 1); a share of 0 stays empty. ``seed`` decides the
+    order among units of equal rank.
     """
     names = [name for name, share in fractions.items() if share > 0]
     share = np.array([fractions[name] for name in names])

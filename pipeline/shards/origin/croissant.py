@@ -7,7 +7,7 @@ manifest does not list the file; it follows from manifest and table.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.shards.manifest import TABLE_NAME, Manifest
@@ -15,42 +15,25 @@ from pipeline.shards.manifest import TABLE_NAME, Manifest
 CROISSANT_NAME = "croissant.json"
 
 CONTEXT = {
+    name: f"cr:{name}"
+    for name in (
+        *("@language", "@vocab", "citeAs", "column", "conformsTo", "cr", "data", "dataType"),
+        *("equivalentProperty", "samplingRate", "dct", "examples", "extract", "field"),
+        *("fileObject", "fileProperty", "fileSet", "format", "includes", "isLiveDataset"),
+        *("jsonPath", "key", "md5", "parentField", "path", "rai", "recordSet", "references"),
+        *("regex", "repeated", "replace", "sc", "separator", "source", "subField", "transform"),
+    )
+} | {
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
     "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "equivalentProperty": "cr:equivalentProperty",
-    "samplingRate": "cr:samplingRate",
     "dct": "http://purl.org/dc/terms/",
     "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileProperty": "cr:fileProperty",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
     "rai": "http://mlcommons.org/croissant/RAI/",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
     "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
 }
 """The names of the format, as its specification gives them."""
 
@@ -96,37 +79,33 @@ def croissant(manifest: Manifest, columns: Sequence[str]) -> bytes:
 
 def _table(columns: Sequence[str]) -> dict[str, Any]:
     """Return the record set of samples.csv."""
-    fields = [
+    table = {"fileObject": {"@id": TABLE_NAME}}
+    kinds = {name: TYPES.get(name, "sc:Text") for name in columns}
+    return _records(
+        "samples",
         {
-            "@type": "cr:Field",
-            "@id": f"samples/{name}",
-            "dataType": TYPES.get(name, "sc:Text"),
-            "source": {"fileObject": {"@id": TABLE_NAME}, "extract": {"column": name}},
-        }
-        for name in columns
-    ]
-    key = {"@id": "samples/image_id"}
-    return {"@type": "cr:RecordSet", "@id": "samples", "key": key, "field": fields}
+            name: {"dataType": kind, "source": table | {"extract": {"column": name}}}
+            for name, kind in kinds.items()
+        },
+    )
 
 
 def _images() -> dict[str, Any]:
     """Return the record set of the JPEGs in the tars."""
+    tars = {"fileSet": {"@id": "images"}}
+    without_ending = {"transform": {"regex": r"^(.*?)(?:\.jpg)?$"}}
     name = {
-        "@type": "cr:Field",
-        "@id": "jpegs/image_id",
         "dataType": "sc:Text",
-        "source": {
-            "fileSet": {"@id": "images"},
-            "extract": {"fileProperty": "filename"},
-            "transform": {"regex": r"^(.*?)(?:\.jpg)?$"},
-        },
+        "source": tars | {"extract": {"fileProperty": "filename"}} | without_ending,
         "references": {"field": {"@id": "samples/image_id"}},
     }
-    content = {
-        "@type": "cr:Field",
-        "@id": "jpegs/image",
-        "dataType": "sc:ImageObject",
-        "source": {"fileSet": {"@id": "images"}, "extract": {"fileProperty": "content"}},
-    }
-    key = {"@id": "jpegs/image_id"}
-    return {"@type": "cr:RecordSet", "@id": "jpegs", "key": key, "field": [name, content]}
+    source = tars | {"extract": {"fileProperty": "content"}}
+    image = {"dataType": "sc:ImageObject", "source": source}
+    return _records("jpegs", {"image_id": name, "image": image})
+
+
+def _records(record: str, fields: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return a record set of these fields, by name; its rows are told apart by image_id."""
+    field = [{"@type": "cr:Field", "@id": f"{record}/{n}", **facts} for n, facts in fields.items()]
+    key = {"@id": f"{record}/image_id"}
+    return {"@type": "cr:RecordSet", "@id": record, "key": key, "field": field}

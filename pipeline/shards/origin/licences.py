@@ -30,10 +30,7 @@ NOT_STATED = "not stated"
 def with_licences(source: Source, name: str, flags: BuildFlags) -> Source:
     """Return ``source`` with the columns ``COLUMNS`` where the flags ask for them, else without.
 
-    Args:
-        source: one source.
-        name: its name, "" where there is only one.
-        flags: of build.
+    ``name`` is that of the source, "" where there is only one.
 
     Raises:
         DataError: none of its images has a licence that --license-in takes.

@@ -35,9 +35,8 @@ SHOWN = 12
 def with_splits(source: Source, path: Path | None) -> Source:
     """Return ``source`` with the column split (train, val or test) where there is a split to read.
 
-    Args:
-        source: rows of the official test set stay in it, whatever the file says.
-        path: table of image_id and split; without it the column ``split`` of the source counts.
+    ``path`` is a table of image_id and split; without it the column ``split`` of the source counts.
+    Rows of the official test set stay in it, whatever the file says.
 
     Raises:
         DataError: the file cannot be used, a word is none of ``WORDS``, or no image has a split.
