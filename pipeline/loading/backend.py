@@ -88,17 +88,30 @@ class BackendLoader:
 
     def batch(self, request: BatchRequest, images: torch.Tensor) -> Batch:
         """Return the batch of finished ``images``, ``[B, 3, S, S] float32`` on the device."""
-        labels = torch.from_numpy(self.samples.labels[request.rows])
         return Batch(
             images=images,
-            labels=labels.to(self.device, non_blocking=True),
+            labels=self.send(self.samples.labels[request.rows]),
             image_ids=tuple(map(self.samples.image_id, request.rows)),
         )
 
+    def send(self, values: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Return ``values`` on the device, copied on its current stream while the host goes on.
+
+        From memory that is not pinned a copy would wait until that stream has nothing else to do.
+        """
+        host = torch.as_tensor(values)
+        host = host.pin_memory() if self.device.type == "cuda" else host
+        return host.to(self.device, non_blocking=True)
+
 
 def begin(batches: Iterator[Item]) -> Iterator[Item]:
-    """Return ``batches``, the first of which are made from now on, in other threads."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="begun")
+    """Return ``batches``, the first of which are made from now on, in other threads.
+
+    A new thread's GPU would be number 0 and its stream the default one: it takes the caller's.
+    """
+    pool = ThreadPoolExecutor(1, "begun")
+    if torch.cuda.is_initialized():
+        pool.submit(torch.cuda.set_stream, torch.cuda.current_stream())
     first = pool.submit(lambda: list(islice(batches, 1)))
     pool.shutdown(wait=False)
 

@@ -6,10 +6,13 @@
 These are exactly the batches that an uninterrupted epoch 3 has from number 17 on.
 """
 
+import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 
 
@@ -63,3 +66,30 @@ class Loader(Protocol):
     def close(self) -> None:
         """Stop the threads and close the shards."""
         ...
+
+
+class Buffers:
+    """Memory for batches, used again once nothing refers to it any more.
+
+    A batch of 64 images of 224 pixels is 38 MB. In fresh memory the system clears and maps each of
+    its 9,408 pages at the first write, which took 0.3 ms an image here, as long as the warp.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, keep: int) -> None:
+        """Give tensors of ``shape``, ``float32``; at most ``keep`` unused ones stay."""
+        self._shape = shape
+        self._free: deque[np.ndarray] = deque(maxlen=keep)
+
+    def take(self) -> torch.Tensor:
+        """Return a tensor of any content; its memory is recycled once unreferenced.
+
+        A tensor made from an array holds that array for as long as its storage lives: views,
+        slices and what autograd saved included. So the memory is free when the array is deleted.
+        """
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(self._shape, dtype=np.float32)
+        lent = memory.view()
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return torch.from_numpy(lent)

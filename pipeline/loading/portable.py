@@ -1,19 +1,19 @@
 """The portable backend: a pool of threads, simplejpeg, OpenCV and torchvision.
 
-    plan.requests -> chunks of a batch, read, decoded and augmented in threads -> Batch
+    plan.requests -> chunks of a batch, read, decoded and warped in threads -> colours -> Batch
 
 simplejpeg, OpenCV and torchvision release Python's lock while they work, so the threads of one
 process use all cores: no worker processes, no copies between them, no shared memory to run out
 of. Where the time of a 256-pixel JPEG goes (some 0.8 ms of processor time to 224 pixels, basic;
 DALI's CPU operators with the same parameters took 2.9): decoding 0.39, the warp 0.30, colours and
 normalisation 0.1. The JPEG is decoded to RGBX because OpenCV warps four channels faster than three,
-and stays uint8 until one matrix multiplication does colour jitter and normalisation together.
+and stays uint8 until one matrix multiplication does colour jitter and normalisation together. For
+a GPU it stays uint8 in pinned memory, a quarter of the bytes to copy, and ``finish`` does the rest
+there, on a stream of the loader's own: the consumer's waits for its end, not the host.
 """
 
 import contextlib
 import threading
-import weakref
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as F
 
 from pipeline.loading.augment import PIXEL_OPERATORS, Augmentation, apply_pixel_operator
 from pipeline.loading.backend import BackendLoader, ahead
-from pipeline.loading.batch import Batch
+from pipeline.loading.batch import Batch, Buffers
 from pipeline.loading.order import BatchRequest
 from pipeline.loading.presets import MEAN, STD, eval_geometry
 
@@ -38,9 +38,9 @@ CHUNK = 16
 for 0.15 ms however few they are for, so a batch is not cut smaller where there are more threads."""
 
 NORMALISE = np.concatenate(
-    [np.diag(1 / (255 * np.array(STD))), -(np.array(MEAN) / STD)[:, None]], axis=1
+    [np.diag(1 / (255 * np.array(STD))), -(np.array(MEAN) / STD)[:, None]], axis=1, dtype=np.float32
 )
-"""``[3, 4]``: RGB 0 to 255 to normalised RGB."""
+"""``[3, 4] float32``: RGB 0 to 255 to normalised RGB."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,14 @@ class Chunk:
     """The batch."""
 
     images: torch.Tensor
-    """``[B, H, W, 3] float32``, of the whole batch; the chunk is written into it."""
+    """``[B, S, S, 3]`` of the whole batch; the chunk is written into it. ``float32``, finished, or
+    for a GPU ``uint8 0-255``, to be finished there."""
+
+    colour: np.ndarray
+    """``[B, 3, 4] float32`` of the whole batch, RGB 0 to 255 to normalised RGB."""
+
+    erase: np.ndarray
+    """``[B, 4] int32`` of the whole batch: left, top, right, bottom of the rectangle to erase."""
 
     start: int
     """Number of the chunk's first sample in the batch."""
@@ -75,7 +82,11 @@ class PortableLoader(BackendLoader):
         super().__post_init__()
         cv2.setNumThreads(0)  # OpenCV's own threads would compete with ours
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
-        self._buffers = Buffers((self.plan.batch_size, self.image_size, self.image_size, 3))
+        chunks = -(-self.plan.batch_size // CHUNK)
+        self._depth = max(BATCHES_AHEAD * chunks, 2 * self.threads)  # chunks
+        shape = (self.plan.batch_size, self.image_size, self.image_size, 3)
+        self._buffers = Buffers(shape, keep=-(-self._depth // chunks) + 2)
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def epoch(
         self, epoch: int, start: int = 0, bounds: Sequence[int] | None = None
@@ -83,70 +94,59 @@ class PortableLoader(BackendLoader):
         """Yield the batches of ``epoch`` from number ``start`` on."""
         requests = self.plan.requests(epoch, start, bounds)
         chunks = (chunk for request in requests for chunk in self._chunks(request))
-        chunks_ahead = BATCHES_AHEAD * -(-self.plan.batch_size // CHUNK)
-        depth = max(chunks_ahead, 2 * self.threads)
-        with contextlib.closing(ahead(self.pool, self._fill, chunks, depth=depth)) as filled:
+        with contextlib.closing(ahead(self.pool, self._fill, chunks, depth=self._depth)) as filled:
             for chunk in filled:
                 if chunk.is_last:
-                    images = chunk.images.permute(0, 3, 1, 2).to(self.device, non_blocking=True)
-                    yield self.batch(chunk.request, images)
+                    yield self.batch(chunk.request, self._finished(chunk))
 
     def _chunks(self, request: BatchRequest) -> Iterator[Chunk]:
-        images = self._empty_images(len(request.rows))
-        for start in range(0, max(1, len(request.rows)), CHUNK):
-            yield Chunk(request, images, start)
+        count = len(request.rows)
+        images = self._empty_images(count)
+        colour, erase = np.tile(NORMALISE, (count, 1, 1)), np.zeros((count, 4), np.int32)
+        for start in range(0, max(1, count), CHUNK):
+            yield Chunk(request, images, colour, erase, start)
 
     def _empty_images(self, count: int) -> torch.Tensor:
-        """Return ``[B, H, W, 3] float32`` to be filled, in memory that a GPU can copy from."""
-        if self.device.type != "cuda":
+        """Return ``[B, S, S, 3]`` to be filled, in memory that the device can copy from."""
+        if self._stream is None:
             return self._buffers.take()[:count]
-        shape = (count, self.image_size, self.image_size, 3)
-        return torch.empty(shape, pin_memory=True)  # torch keeps and reuses pinned memory itself
+        shape = (count, self.image_size, self.image_size, 3)  # torch reuses pinned memory itself,
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)  # once copies from it ended
 
     def _fill(self, chunk: Chunk) -> Chunk:
-        """Read, decode and preprocess the samples of a chunk; runs in a thread."""
-        rows, outputs = chunk.rows, chunk.images.numpy()[chunk.start :]
+        """Read, decode and warp the samples of a chunk, or finish them; runs in a thread."""
+        rows, part = chunk.rows, slice(chunk.start, chunk.start + CHUNK)
+        outputs, colour, erase = chunk.images.numpy()[part], chunk.colour[part], chunk.erase[part]
         jpegs = [self.samples.read(row) for row in rows]
-        parameters = None
+        drawn, matrix = None, np.empty(0)
         if self.plan.phase == "train":
             drawn = self.draw(chunk.request, self.samples.sizes(rows, jpegs), chunk.start)
-            parameters = WarpParameters.of(drawn)
+            matrix = opencv_matrix(drawn)
+            colour[..., :3], colour[..., 3], erase[:] = drawn.colour, drawn.offset, drawn.erase
         for index, (row, jpeg) in enumerate(zip(rows, jpegs, strict=True)):
             try:
-                if parameters:
-                    render_train(jpeg, parameters, index, outputs[index])
+                if drawn is not None:
+                    square = warp(jpeg, drawn, matrix, index, self.image_size)
                 else:
-                    render_eval(decode_rgb(jpeg), outputs[index])
+                    square = resize(decode_rgb(jpeg), self.image_size)
             except (ValueError, cv2.error) as error:
                 raise self.samples.undecodable(row, error) from error
+            if self._stream is None:
+                finish_one(square, colour[index], erase[index], outputs[index])
+            else:
+                outputs[index] = square
         return chunk
 
-
-class Buffers:
-    """Memory for batches, used again once nothing refers to it any more.
-
-    A batch of 64 images of 224 pixels is 38 MB. In fresh memory the system clears and maps each of
-    its 9,408 pages at the first write, which took 0.3 ms an image here, as long as the warp.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        """Give tensors of ``shape``, ``float32``."""
-        self._shape = shape
-        self._free: deque[np.ndarray] = deque(maxlen=BATCHES_AHEAD + 2)
-
-    def take(self) -> torch.Tensor:
-        """Return a tensor of any content; its memory is recycled once unreferenced.
-
-        A tensor made from an array holds that array for as long as its storage lives: views,
-        slices and what autograd saved included. So the memory is free when the array is deleted.
-        """
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = np.empty(self._shape, dtype=np.float32)
-        lent = memory.view()
-        weakref.finalize(lent, self._free.append, memory).atexit = False
-        return torch.from_numpy(lent)
+    def _finished(self, chunk: Chunk) -> torch.Tensor:
+        """Return a complete batch, ``[B, 3, S, S] float32``, channels-last, on the device."""
+        if self._stream is None:
+            return self.send(chunk.images.permute(0, 3, 1, 2))
+        consumer = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._stream):
+            images = finish(*map(self.send, (chunk.images, chunk.colour, chunk.erase)))
+        consumer.wait_stream(self._stream)
+        images.record_stream(consumer)  # its memory is not used again before the consumer's work
+        return images
 
 
 # -- one image
@@ -175,20 +175,11 @@ def decode_shrunk(jpeg: bytes, shrink: int) -> np.ndarray:
     )
 
 
-@dataclass(frozen=True)
-class WarpParameters:
-    """The augmentation of ``n`` samples in OpenCV's conventions."""
-
-    drawn: Augmentation
-    matrix: np.ndarray  # [n, 2, 3] float64, a pixel's centre is at 0
-    colour: np.ndarray  # [n, 3, 4] float32, the offset in the last column
-
-    @classmethod
-    def of(cls, drawn: Augmentation) -> "WarpParameters":
-        """Convert ``drawn``."""
-        matrix = drawn.matrix.astype(np.float64)
-        matrix[:, :, 2] += matrix[:, :, :2].sum(axis=2) / 2 - 0.5
-        return cls(drawn, matrix, np.concatenate([drawn.colour, drawn.offset[:, :, None]], axis=2))
+def opencv_matrix(drawn: Augmentation) -> np.ndarray:
+    """Return ``drawn.matrix`` for OpenCV, ``[n, 2, 3] float64``: a pixel's centre is at 0."""
+    matrix = drawn.matrix.astype(np.float64)
+    matrix[:, :, 2] += matrix[:, :, :2].sum(axis=2) / 2 - 0.5
+    return matrix
 
 
 class _Scratch(threading.local):
@@ -209,20 +200,17 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def render_train(jpeg: bytes, parameters: WarpParameters, index: int, out: np.ndarray) -> None:
-    """Decode a JPEG and augment it.
+def warp(jpeg: bytes, drawn: Augmentation, matrix: np.ndarray, index: int, size: int) -> np.ndarray:
+    """Decode the JPEG of sample ``index`` of ``drawn`` and augment it, but for its colours.
 
-    Args:
-        jpeg: the bytes.
-        parameters: of some samples.
-        index: of this sample among them.
-        out: ``[S, S, 3] float32``, receives the normalised image.
+    ``matrix`` is ``opencv_matrix(drawn)``. The result is ``[S, S, 3] uint8 0-255``, S being
+    ``size``; the thread's next call overwrites it.
     """
-    drawn, scratch = parameters.drawn, _scratch.of(out.shape[0])
+    scratch = _scratch.of(size)
     cv2.warpAffine(
         decode_shrunk(jpeg, int(drawn.shrink[index])),
-        parameters.matrix[index],
-        out.shape[:2],
+        matrix[index],
+        (size, size),
         dst=scratch.warped,
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
@@ -231,22 +219,50 @@ def render_train(jpeg: bytes, parameters: WarpParameters, index: int, out: np.nd
     operator = drawn.operator[index]
     if operator:
         image = apply_pixel_operator(image, PIXEL_OPERATORS[operator], float(drawn.strength[index]))
-    np.copyto(scratch.real, image)
-    cv2.transform(scratch.real, parameters.colour[index], dst=out)
-    left, top, right, bottom = drawn.erase[index]
-    out[top:bottom, left:right] = 0
+    return image
 
 
-def render_eval(image: np.ndarray, out: np.ndarray) -> None:
-    """Resize the shorter side (antialiased, bilinear), crop the centre, normalise.
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize the shorter side (antialiased, bilinear) and crop the centre.
 
-    Args:
-        image: ``[H, W, 3] uint8 0-255``.
-        out: ``[S, S, 3] float32``, receives the normalised image.
+    ``image`` is ``[H, W, 3] uint8 0-255``, the result ``[S, S, 3]`` of the same, S being ``size``.
     """
-    size = out.shape[0]
     width, height, left, top = eval_geometry(image.shape[1], image.shape[0], size)
     planes = torch.from_numpy(image).permute(2, 0, 1)
     resized = F.resize(planes, [height, width], antialias=True).permute(1, 2, 0).numpy()
-    square = resized[top : top + size, left : left + size]
-    cv2.transform(square.astype(np.float32), NORMALISE, dst=out)
+    return resized[top : top + size, left : left + size]
+
+
+def finish_one(square: np.ndarray, colour: np.ndarray, erase: np.ndarray, out: np.ndarray) -> None:
+    """Apply ``colour`` [3, 4] to ``square`` [S, S, 3] uint8, erase a rectangle; see ``finish``."""
+    scratch = _scratch.of(len(out))
+    np.copyto(scratch.real, square)
+    cv2.transform(scratch.real, colour, dst=out)
+    left, top, right, bottom = erase
+    out[top:bottom, left:right] = 0
+
+
+def finish(pixels: torch.Tensor, colour: torch.Tensor, erase: torch.Tensor) -> torch.Tensor:
+    """Return normalised images, ``[B, 3, S, S] float32``, channels-last: ``finish_one`` on a GPU.
+
+    Element by element, because a GPU may round the factors of a matrix product to TF32.
+
+    Args:
+        pixels: ``[B, S, S, 3] uint8 0-255``.
+        colour: ``[B, 3, 4] float32``, RGB 0 to 255 to normalised RGB, the offset last.
+        erase: ``[B, 4] int32``: left, top, right, bottom of the rectangle that is set to 0.
+    """
+    red, green, blue, offset = colour[:, None, None].unbind(4)  # [B, 1, 1, 3] each
+    real = pixels.float()
+    images = torch.addcmul(offset, real[..., 2:], blue)
+    images.addcmul_(real[..., 1:2], green).addcmul_(real[..., :1], red)
+    left, top, right, bottom = erase[:, :, None].unbind(1)  # [B, 1] each
+    place = torch.arange(pixels.shape[1], device=pixels.device)
+    rows, columns = (place >= top) & (place < bottom), (place >= left) & (place < right)
+    images.masked_fill_((rows[:, :, None] & columns[:, None])[..., None], 0)
+    return images.permute(0, 3, 1, 2)
+
+
+def render_eval(image: np.ndarray, out: np.ndarray) -> None:
+    """Preprocess ``image`` [H, W, 3] uint8 as the eval phase does, to ``out`` [S, S, 3] float32."""
+    finish_one(resize(image, len(out)), NORMALISE, np.zeros(4, np.int32), out)

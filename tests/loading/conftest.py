@@ -19,6 +19,13 @@ from pipeline.shards.format import TarSample, write_tar
 from pipeline.shards.manifest import ShardEntry
 
 
+@pytest.fixture
+def cuda() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device("cuda", 0)
+
+
 @pytest.fixture(scope="session")
 def train_split(packed: Path) -> Split:
     return open_shards(packed).split("train")

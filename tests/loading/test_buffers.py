@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pipeline.loading.portable import Buffers
+from pipeline.loading.batch import Buffers
 
 
 def place(images: torch.Tensor) -> int:
@@ -14,7 +14,7 @@ def place(images: torch.Tensor) -> int:
 
 
 def test_unreferenced_memory_is_recycled() -> None:
-    buffers = Buffers((2, 3))
+    buffers = Buffers((2, 3), keep=2)
     first = place(buffers.take())
     assert place(buffers.take()) == first
 
@@ -33,7 +33,7 @@ def test_unreferenced_memory_is_recycled() -> None:
 def test_referenced_memory_is_not_recycled(
     hold: Callable[[torch.Tensor], object],
 ) -> None:
-    buffers = Buffers((2, 3, 4))
+    buffers = Buffers((2, 3, 4), keep=5)
     images = buffers.take().fill_(1)
     where = place(images)
     held = hold(images)

@@ -124,13 +124,6 @@ def test_train_pixels_of_real_images_agree_between_backends(
     assert np.quantile(difference, 0.999) <= high
 
 
-@pytest.fixture
-def cuda() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    return torch.device("cuda", 0)
-
-
 @pytest.mark.gpu
 @pytest.mark.realdata
 @pytest.mark.parametrize("size", [64, 224, 450])
