@@ -11,6 +11,7 @@ import platform
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ PACKAGES = (
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
+
+HARDWARE, ARCH_MISMATCH = 3, 7
+"""Of nvjpeg.h: the backend that decodes in JPEG engines, and the status where a GPU has none."""
 
 
 def cores() -> int:
@@ -61,8 +65,9 @@ def git_revision() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of ``PACKAGES``; "" for one that is not installed."""
-    return {"python": platform.python_version(), **{name: installed(name) for name in PACKAGES}}
+    """Return the versions of this project, Python and ``PACKAGES``; "": not installed."""
+    own = {"dermpipe": installed("dermpipe") or "checkout", "python": platform.python_version()}
+    return {**own, **{name: installed(name) for name in PACKAGES}}
 
 
 def installed(package: str) -> str:
@@ -85,6 +90,7 @@ def hardware() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if on_gpu else "",
         "gpus": torch.cuda.device_count() if on_gpu else 0,
         "gpu memory_gib": round(torch.cuda.mem_get_info()[1] / 2**30, 1) if on_gpu else 0,
+        "jpeg engines": jpeg_engines() if on_gpu else 0,
         "driver": driver(),
         "cuda of torch": torch.version.cuda or "",
         "bf16": torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else bf16_cpu(),
@@ -98,6 +104,26 @@ def bf16_cpu() -> bool:
 
     can = torch.cpu.get_capabilities()
     return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def jpeg_engines() -> int | None:
+    """Return the number of the GPU's JPEG engines; None where nvJPEG is not found or not usable.
+
+    Starts CUDA. An A100 has one engine of five cores, which count as five.
+    """
+    wheels = [each for path in sys.path for each in Path(path).glob("nvidia/*/lib/libnvjpeg.so.*")]
+    for name in (*wheels, "libnvjpeg.so.13", "libnvjpeg.so.12"):
+        with suppress(OSError, AttributeError):  # no such library, or one without the function
+            nvjpeg, handle = ctypes.CDLL(str(name)), ctypes.c_void_p()
+            engines, each = ctypes.c_uint(), ctypes.c_uint()
+            status = nvjpeg.nvjpegCreateEx(HARDWARE, None, None, 0, ctypes.byref(handle))
+            if status:
+                return 0 if status == ARCH_MISMATCH else None
+            ask = nvjpeg.nvjpegGetHardwareDecoderInfo
+            status = ask(handle, ctypes.byref(engines), ctypes.byref(each))
+            nvjpeg.nvjpegDestroy(handle)
+            return None if status else engines.value * max(1, each.value)
+    return None
 
 
 def driver() -> str:
@@ -117,7 +143,7 @@ def processor() -> str:
 
 def info() -> str:
     """Return what a bug report needs, a line each."""
-    facts = {"dermpipe": installed("dermpipe") or "from a checkout", "git revision": git_revision()}
-    facts |= {**hardware(), **versions(), "executable": sys.executable}
-    width = max(map(len, facts))
-    return "\n".join(f"{name:<{width}}  {value or '-'}" for name, value in facts.items())
+    facts = {"git revision": git_revision(), **hardware(), **versions()}
+    facts["executable"] = sys.executable
+    width, words = max(map(len, facts)), {None: "unknown", "": "-"}
+    return "\n".join(f"{name:<{width}}  {words.get(x, x)}" for name, x in facts.items())

@@ -1,12 +1,8 @@
 """What the machine is: GPU, driver, JPEG engines, versions; whether CUDA works at all."""
 
-import ctypes
-import importlib.util
-from pathlib import Path
-
 from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.worker import attempt, emit
-from pipeline.machine import driver, info
+from pipeline.machine import driver, info, jpeg_engines
 
 
 def run(plan: Plan) -> None:
@@ -36,23 +32,3 @@ def driver_and_engines() -> str:
     engines = jpeg_engines()
     words = "unknown number of" if engines is None else str(engines)
     return f"driver {driver() or 'unknown'}, {words} JPEG engines"
-
-
-def jpeg_engines() -> int | None:
-    """Return the number of the GPU's JPEG engines; None where nvJPEG does not say."""
-    spec = importlib.util.find_spec("nvidia")
-    folders = [Path(path) for path in (spec.submodule_search_locations or ())] if spec else []
-    found = [path for folder in folders for path in sorted(folder.glob("*/lib/libnvjpeg.so.*"))]
-    for path in found:
-        try:
-            nvjpeg = ctypes.CDLL(str(path))
-            handle = ctypes.c_void_p()
-            engines, cores = ctypes.c_uint(), ctypes.c_uint()
-            if nvjpeg.nvjpegCreateSimple(ctypes.byref(handle)):
-                continue
-            pointers = ctypes.byref(engines), ctypes.byref(cores)
-            if nvjpeg.nvjpegGetHardwareDecoderInfo(handle, *pointers) == 0:
-                return engines.value
-        except (OSError, AttributeError):
-            continue
-    return None

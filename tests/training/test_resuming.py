@@ -343,6 +343,8 @@ def test_run_leaves_the_files_of_the_design(trained):
     assert (run / "best").is_symlink() and (run / "best").readlink().name.startswith("best-step-")
     config = json.loads((run / "config.json").read_text())
     assert config["flags"]["arch"] == "shufflenet_v2_x0_5" and config["processes"] == 1
+    assert {"cpu", "gpu", "jpeg engines", "driver", "bf16", "cuda of torch"} <= set(config)
+    assert {"dermpipe", "torch", "nvidia-dali-cuda130"} <= set(config["versions"])
     card = json.loads((run / "best" / "model.json").read_text())
     assert card["manifest_sha256"] == config["manifest_sha256"] and card["epoch"] == 1
     assert 0 < card["threshold"] < 1 and card["temperature"] > 0
