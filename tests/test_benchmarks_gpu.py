@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import wheels
+from benchmarks.gpu import runner, wheels
 from benchmarks.gpu.claims import AWAITS, BY_NAME, CLAIMS, readme_table, with_table
 from benchmarks.gpu.plan import BUDGET
 from pipeline.errors import DataError
@@ -70,6 +70,26 @@ def test_a_dry_run_does_not_go_into_readme(tmp_path: Path, command: Callable) ->
     path.write_text(json.dumps({"dry_run": True, "rows": []}))
     done = command("-m", "benchmarks.gpu", "--readme", path)
     assert done.returncode == 2 and "dry run says nothing about a GPU" in done.stderr
+
+
+def test_of_several_runs_the_later_row_goes_into_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(readme_table([]))
+    for name, status, value in (
+        ("a", "measured", 5000.0),
+        ("b", "measured", 6000.0),
+        ("c", "no time left", None),
+    ):
+        row = {"name": "loader, dali, basic", "value": value, "status": status}
+        (tmp_path / name).write_text(json.dumps({"dry_run": False, "rows": [row], "name": name}))
+    runner.fill_readme([tmp_path / name for name in "abc"])
+    assert "| loader, dali, basic | images/s |  | 6,000 |" in (tmp_path / "README.md").read_text()
+    kept = json.loads((tmp_path / "docs" / "gpu.json").read_text())
+    assert [run["name"] for run in kept["runs"]] == ["a", "b", "c"]
+    assert [row["value"] for row in kept["rows"]] == [6000.0]
 
 
 def test_without_time_every_row_says_so(tmp_path: Path, command: Callable) -> None:

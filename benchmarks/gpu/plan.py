@@ -43,8 +43,8 @@ class Options:
     temporary folder, without network, for this run alone."""
     list_wheels: bool = False
     """Only print the packages, as NAME==VERSION, that this environment loads for the run."""
-    readme: Path | None = None
-    """Only write the rows of this JSON into README's table."""
+    readme: tuple[Path, ...] = ()
+    """Only write the rows of these JSONs into README's table; of a row in two, the later one's."""
     originals: Path | None = None
     """Folder with JPEGs at their original size; by default some of 600 x 450 are made up."""
     shards: Path | None = None
@@ -100,8 +100,8 @@ REAL = Scale(
     seconds=0.8,
     warm=20,
     pairs=3,
-    loads=(0.0, 0.5, 0.65, 0.8, 1.0),
-    threads=(4, 8, 16),
+    loads=(0.0, 0.3, 0.65, 0.9, 1.0),
+    threads=(8, 16),
 )
 DRY = Scale(
     arch="shufflenet_v2_x0_5",

@@ -14,14 +14,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import wheels
-from benchmarks.gpu.claims import BY_NAME, CLAIMS, Row, line, readme_table, with_table
+from benchmarks.gpu.claims import BY_NAME, CLAIMS, FILLED, Row, line, readme_table, with_table
 from benchmarks.gpu.plan import BUDGET, ROOT, Options, Plan
 from benchmarks.gpu.worker import MARK
 from pipeline.cli import parse
@@ -38,7 +38,7 @@ def run(*, about: str) -> None:
     options = parse(Options, about=about)
     if options.list_wheels:
         print("\n".join(wheels.listing()))
-    elif options.readme is not None:
+    elif options.readme:
         fill_readme(options.readme)
     else:
         with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
@@ -48,22 +48,28 @@ def run(*, about: str) -> None:
             raise SystemExit(1)
 
 
-def fill_readme(path: Path) -> None:
-    """Write the rows of a JSON into README's table, and keep the JSON as docs/gpu.json.
+def fill_readme(paths: Sequence[Path]) -> None:
+    """Write the rows of JSONs into README's table, and keep them together as docs/gpu.json.
 
     Raises:
-        DataError: it is none of a real run.
+        DataError: one is none of a real run.
     """
-    try:
-        facts = json.loads(path.read_text())
-        rows, dry = facts["rows"], facts["dry_run"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"--readme {path}: no JSON of this benchmark ({error})") from error
-    if dry:
-        raise DataError(f"--readme {path}: the JSON of a dry run says nothing about a GPU")
+    rows: dict[str, Any] = {}
+    runs = []
+    for path in paths:
+        try:
+            facts = json.loads(path.read_text())
+            found, dry = facts.pop("rows"), facts["dry_run"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"--readme {path}: no JSON of this benchmark ({error})") from error
+        if dry:
+            raise DataError(f"--readme {path}: the JSON of a dry run says nothing about a GPU")
+        rows |= {row["name"]: row for row in found if row["status"] in FILLED}
+        runs.append(facts)
     readme = ROOT / "README.md"
-    write_output(readme, with_table(readme.read_text(), readme_table(rows)))
-    write_output(ROOT / "docs" / "gpu.json", json.dumps(facts, indent=1) + "\n")
+    write_output(readme, with_table(readme.read_text(), readme_table(rows.values())))
+    kept = {"runs": runs, "rows": list(rows.values())}
+    write_output(ROOT / "docs" / "gpu.json", json.dumps(kept, indent=1) + "\n")
 
 
 @dataclass

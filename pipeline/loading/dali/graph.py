@@ -22,9 +22,9 @@ from pipeline.loading.presets import MEAN, STD, TrainPreset
 PREFETCH = {"gpu": 3, "cpu": 2}
 """Batches that DALI works on ahead of the consumer."""
 
-HW_DECODER_LOAD = 0.65
+HW_DECODER_LOAD = 0.9
 """Share of a batch that a GPU's JPEG engines decode, where it has some; always given, because
-DALI's own default differs between versions."""
+DALI's own default differs between versions. 0.9 leaves the CPU's cores alone (docs/loading.md)."""
 
 Operators = Literal["cpu", "gpu"]
 
