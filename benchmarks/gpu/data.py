@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.gpu.plan import Plan
 from benchmarks.loader_sources import Source, make_sources, run_module
+from pipeline.shards.dataset import Split, open_shards
 
 
 def run(plan: Plan) -> None:
@@ -27,3 +28,8 @@ def sources(plan: Plan) -> list[Source]:
     work = Path(plan.work) / "sources"
     work.mkdir(exist_ok=True)
     return make_sources(work, originals=plan.originals, shards=None, images=plan.scale.images)
+
+
+def loaded(plan: Plan) -> Split:
+    """Return what the loaders read: the user's images to train on, or the packed ones."""
+    return open_shards(plan.shards or sources(plan)[0].shards).split("train")

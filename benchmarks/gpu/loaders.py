@@ -1,4 +1,4 @@
-"""The loaders alone, batches of float32 on the device, on packed images."""
+"""The loaders alone, batches of float32 on the device, on the user's or packed images."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ from pipeline.loading.flags import Backend
 from pipeline.loading.loader import make_loader
 from pipeline.loading.presets import Augment
 from pipeline.machine import cores
-from pipeline.shards.dataset import Split, open_shards
+from pipeline.shards.dataset import Split
 
 KINDS: tuple[tuple[Backend, Augment], ...] = (
     ("dali", "basic"),
@@ -24,7 +24,7 @@ KINDS: tuple[tuple[Backend, Augment], ...] = (
 
 def run(plan: Plan) -> None:
     """Measure each preset."""
-    split = open_shards(data.sources(plan)[0].shards).split("train")
+    split = data.loaded(plan)
     for backend, augment in KINDS:
         name = f"loader, {backend}, {augment}"
         attempt(name, partial(alone, plan, split, backend, augment))

@@ -48,7 +48,7 @@ class Options:
     originals: Path | None = None
     """Folder with JPEGs at their original size; by default some of 600 x 450 are made up."""
     shards: Path | None = None
-    """Real shards, splits train, val, test, for the trainings; by default made-up images."""
+    """Real shards, splits train, val, test, to load and train on; by default made-up images."""
     parts: tuple[str, ...] = tuple(BUDGET)
     """Parts to run."""
 
@@ -95,7 +95,7 @@ REAL = Scale(
     arch="resnet34",
     image_size=224,
     batch_sizes=(64, 128, 256),
-    images=3000,
+    images=6000,
     training_images=3000,
     seconds=0.8,
     warm=20,

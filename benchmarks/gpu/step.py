@@ -14,7 +14,6 @@ from pipeline.learning.model import build_model
 from pipeline.loading.batch import Batch
 from pipeline.loading.loader import make_loader
 from pipeline.machine import cores
-from pipeline.shards.dataset import open_shards
 
 RATIO, OVER = "step with loader over cached batch", "loader over the compiled step"
 COMPILED = "the same, compiled"
@@ -91,7 +90,7 @@ def with_loader(plan: Plan, *, compiled: bool) -> None:
     """Print how the step fed by the loader compares with the same on a cached batch."""
     scale, device = plan.scale, device_of(plan)
     loader = make_loader(
-        open_shards(data.sources(plan)[0].shards).split("train"),
+        data.loaded(plan),
         phase="train",
         image_size=scale.image_size,
         batch_size=scale.batch_size,
