@@ -158,7 +158,7 @@ def train_epoch(run: Run, loader: Loader, begun: Iterator[Batch] | None) -> None
         state.begin_epoch(run.flags.run.seed)
     state.network.train()
     run.frozen.enter(progress.epoch)
-    run.pace = Pace()
+    run.pace = Pace(run.accelerator.device)
     first = progress.batch
     batches = begun or (loader.epoch(progress.epoch, first, bounds) if bounds[1:] else ())
 
@@ -186,12 +186,12 @@ def train_epoch(run: Run, loader: Loader, begun: Iterator[Batch] | None) -> None
             if state.average:
                 state.average.update(state.model, progress.step)
 
-            # -- reads the loss (GPU sync), so only every N steps there
+            # -- a GPU's losses are read one look later, so that no look waits for it
             bar.update(images)
             if progress.step % run.read_every == 0:
                 run.log_step(bar, lr)
                 run.save_if_due()
-    run.losses.read()  # a loss that is not finite must not reach a checkpoint
+    run.losses.drain()  # a loss that is not finite must not reach a checkpoint
 
 
 def backward(run: Run, window: list[Batch]) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""Losses and pace of an epoch, kept without slowing it: read now and then, not at every step."""
+"""Losses and pace of an epoch, kept without slowing it: no step and no look waits for a GPU."""
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -10,6 +11,13 @@ from torch import Tensor
 from pipeline.errors import DataError
 from pipeline.files import reach
 from pipeline.loading.batch import Batch
+from pipeline.training.state import copied
+
+Step = tuple[int, float, Tensor, tuple[str, ...]]
+"""Steps before it, learning rate, loss (0-dimensional, on the device), image ids."""
+
+Track = Callable[[float], None]
+"""Takes the mean loss of a tracked point when it is known."""
 
 WAITING_LIMIT = 0.1
 """Share of an epoch's time spent waiting for data above which advice is printed."""
@@ -29,90 +37,135 @@ class Diverged(DataError):  # noqa: N818 - a fact about the training
 
 
 class PendingLosses:
-    """Losses of the steps since the last read, left on the device, with their images."""
+    """Losses of the steps, left on the device until a look begins to copy them to the host.
+
+    On a GPU the next look reads that copy, which has long arrived; on a CPU a look reads at once.
+    """
 
     def __init__(self, read_means: list[float]) -> None:
         """Go on from the means of the reads since the last tracked point; they are kept there."""
-        self.pending: list[tuple[int, float, Tensor, tuple[str, ...]]] = []
+        self.pending: list[Step] = []
+        self.copying: tuple[list[Step], Tensor, torch.cuda.Event | None, Track | None] | None = None
         self.read_means = read_means
+        self.latest = "?"  # the mean of the last read, for the progress bar
 
     def add(self, step: int, lr: float, loss: Tensor, window: list[Batch]) -> None:
         """Keep a step's number, learning rate, loss and image ids."""
         ids = tuple(image_id for batch in window for image_id in batch.image_ids)
         self.pending.append((step, lr, loss, ids))
 
-    def read(self) -> float:
-        """Return the mean loss since the last read, nan without a step; forces a GPU sync.
+    def look(self, track: Track | None = None) -> None:
+        """Read the losses of the look before, and begin to copy those since.
+
+        ``track`` is called when these are read, with the mean of the reads since the last point.
 
         Raises:
             Diverged: a loss is not finite; the message names step, learning rate and images.
         """
+        self.read()
         if not self.pending:
-            return math.nan
-        losses = torch.stack([loss for *_, loss, _ in self.pending]).tolist()
-        for (step, lr, _, ids), loss in zip(self.pending, losses, strict=True):
+            return
+        losses = torch.stack([loss for *_, loss, _ in self.pending])
+        arrived = torch.cuda.Event() if losses.is_cuda else None
+        self.copying, self.pending = (self.pending, copied(losses), arrived, track), []
+        if arrived:
+            arrived.record()
+        else:
+            self.read()
+
+    def drain(self) -> None:
+        """Read all losses now (forces a GPU sync); raises as ``look`` does."""
+        self.look()
+        self.read()
+
+    def read(self) -> None:
+        """Read what the last look began to copy, if it is not read yet; raises as ``look`` does."""
+        if self.copying is None:
+            return
+        (steps, on_host, arrived, track), self.copying = self.copying, None
+        if arrived:
+            arrived.synchronize()
+        losses = on_host.tolist()
+        for (step, lr, _, ids), loss in zip(steps, losses, strict=True):
             if not math.isfinite(loss):
                 where = f"at step {step + 1}, learning rate {lr:.3g}"
                 raise Diverged(
                     f"the loss is {loss} {where}, with the images {', '.join(ids)}", step
                 )
-        self.pending.clear()
         self.read_means.append(sum(losses) / len(losses))
-        return self.read_means[-1]
-
-    def mean_for_point(self) -> float:
-        """Return the mean of the reads since the last tracked point, and start anew."""
-        mean = sum(self.read_means) / len(self.read_means)
-        self.read_means.clear()
-        return mean
+        self.latest = f"{self.read_means[-1]:.4f}"
+        if track:
+            track(sum(self.read_means) / len(self.read_means))
+            self.read_means.clear()
 
 
 class Pace:
-    """Seconds and images of an epoch, and the share of its time spent waiting for data."""
+    """Seconds and images of an epoch, and the share of its time spent waiting for data.
 
-    def __init__(self) -> None:
-        """Start the clock."""
+    On a GPU that is the time of its stream between the end of all work before a batch and the
+    batch's arrival, whether host or stream waited; the upload counts. Two events tell it later.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Start the clock of an epoch on ``device``."""
+        self.on_gpu = device.type == "cuda"
+        self.gaps: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        """Events before and after waits that are not counted yet."""
+        self.spare: list[torch.cuda.Event] = []
         self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
         self.last_look = (self.start, 0.0, 0)
         """Clock, seconds waited and images at the last look."""
 
     def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield ``batches``, counting images and the time that ``next`` takes on the host."""
+        """Yield ``batches``, counting images and the time that ``next`` takes."""
         iterator = iter(batches)
         while True:
-            asked = time.perf_counter()
+            asked, event = time.perf_counter(), self._recorded() if self.on_gpu else None
             reach("batch", self.images)
             batch = next(iterator, None)
-            self.waited += time.perf_counter() - asked
+            if event:
+                self.gaps.append((event, self._recorded()))
+            else:
+                self.waited += time.perf_counter() - asked
             if batch is None:
                 return
             self.images += len(batch)
             reach("taken", batch.image_ids)
             yield batch
 
-    @property
-    def waiting_share(self) -> float:
-        """Share of the epoch so far that was spent waiting."""
-        return self.waited / (time.perf_counter() - self.start)
+    def _recorded(self) -> torch.cuda.Event:
+        """Return an event that a GPU's stream reaches when its work so far is done."""
+        event = self.spare.pop() if self.spare else torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds_waited(self) -> float:
+        """Return the seconds of waits so far; a GPU's that are over, without a sync."""
+        while self.gaps and self.gaps[0][1].query():
+            before, after = self.gaps.popleft()
+            self.waited += before.elapsed_time(after) / 1000
+            self.spare += (before, after)
+        return self.waited
 
     def look(self, processes: int) -> dict[str, float]:
         """Return images/s of all processes and the share of time waiting, since the last look."""
-        now = (time.perf_counter(), self.waited, self.images)
+        now = (time.perf_counter(), self.seconds_waited(), self.images)
         seconds, waited, images = (new - old for new, old in zip(now, self.last_look, strict=True))
         self.last_look = now
         return _rates(seconds, waited, images * processes)
 
     def total(self, processes: int) -> dict[str, float]:
-        """Return seconds, images/s of all processes and the share of time waiting, of the epoch."""
+        """Return seconds, images/s of all processes and the share of time waiting, so far."""
         seconds = time.perf_counter() - self.start
-        rates = _rates(seconds, self.waited, self.images * processes)
+        rates = _rates(seconds, self.seconds_waited(), self.images * processes)
         return {"seconds": round(seconds, 3), **rates}
 
 
 def _rates(seconds: float, waited: float, images: float) -> dict[str, float]:
     return {
         "images_per_second": round(images / seconds, 1),
-        "waiting_share": round(waited / seconds, 4),
+        # a GPU's wait counts when it is over, so it may have begun before these seconds
+        "waiting_share": round(min(waited / seconds, 1), 4),
     }
 
 

@@ -3,9 +3,11 @@
 ``set_up`` makes a ``Run``. What happens after a validation is in ``epoch_end``.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
@@ -22,7 +24,7 @@ from pipeline.loading.order import cuts
 from pipeline.tracking.journal import PointJournal
 from pipeline.training import checkpoints
 from pipeline.training.flags import TrainFlags
-from pipeline.training.pace import Diverged, Pace, PendingLosses, gpu_memory
+from pipeline.training.pace import Diverged, Pace, PendingLosses, Track, gpu_memory
 from pipeline.training.processes import Interrupted, Interruption, agreed
 from pipeline.training.state import TrainingState
 from pipeline.training.watchdog import Watchdog
@@ -33,7 +35,7 @@ Publish = Callable[[Mapping[str, bytes], Mapping[str, Any]], None]
 """Takes the stored model's files by name, and the captured progress."""
 
 LOG_STEPS = 10
-"""Steps between tracked points, and on a GPU between reads of the loss, each of which is a sync."""
+"""Steps between tracked points, and on a GPU between looks at the losses and at signals."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,16 @@ class Run:
     interruption: Interruption
     losses: PendingLosses
     watchdog: Watchdog
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace = field(init=False)
     writer: checkpoints.Writer = field(default_factory=checkpoints.Writer)
     saved_at: float = field(default_factory=time.monotonic)
     """When the last checkpoint was begun, on this process's clock."""
 
     # -- a step
 
-    @property
+    @cached_property
     def read_every(self) -> int:
-        """Steps between reads of the loss and looks at signals; on a CPU a read costs nothing."""
+        """Steps between looks at the losses and at signals; on a CPU they cost nothing."""
         return 1 if self.accelerator.device.type == "cpu" else LOG_STEPS
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -111,20 +113,23 @@ class Run:
         )
 
     def log_step(self, bar: tqdm, lr: float) -> None:
-        """Read the losses into the bar; every ``LOG_STEPS`` track loss, lr, pace and memory."""
-        progress, loss = self.state.progress, self.losses.read()
-        waiting = f"{self.pace.waiting_share:.0%}"
-        bar.set_postfix(loss=f"{loss:.4f}", waiting=waiting, refresh=False)
-        if progress.step % LOG_STEPS:
-            return
+        """Look at the losses, show the last read; every ``LOG_STEPS`` begin a tracked point."""
+        due = self.state.progress.step % LOG_STEPS == 0
+        self.losses.look(self.point(lr) if due else None)
+        waiting = f"{self.pace.total(1)['waiting_share']:.0%}"
+        bar.set_postfix(loss=self.losses.latest, waiting=waiting, refresh=False)
+
+    def point(self, lr: float) -> Track:
+        """Return what tracks lr, pace and memory as they are now when it is called with a loss."""
         values = {
-            "loss": self.losses.mean_for_point(),
+            "loss": math.nan,
             "lr": lr,
             **self.pace.look(self.accelerator.num_processes),
             **gpu_memory(self.accelerator.device),
         }
-        tracked = {"step": progress.step, **{f"train/{name}": v for name, v in values.items()}}
-        self.journal.add(progress.samples, tracked)
+        step, samples = self.state.progress.step, self.state.progress.samples
+        tracked = {"step": step, **{f"train/{name}": v for name, v in values.items()}}
+        return lambda loss: self.journal.add(samples, tracked | {"train/loss": loss})
 
     def save_if_due(self) -> None:
         """Save where steps or minutes ask for it; raise ``Interrupted`` after a signal."""
@@ -148,6 +153,7 @@ class Run:
         """Raise ``Interrupted`` where a rank received a signal."""
         if signal_number:
             self.interruption.received = signal_number
+            self.losses.drain()
             raise Interrupted
 
     # -- on disk
@@ -175,8 +181,9 @@ class Run:
             publish: called before the checkpoint is written, in the thread that writes.
 
         Raises:
-            Diverged: a weight is not finite.
+            Diverged: a loss or a weight is not finite.
         """
+        self.losses.drain()
         if not self.state.finite():
             raise Diverged("the weights are not finite any more", self.state.progress.step)
         self.writer.settle()

@@ -1,8 +1,19 @@
 """What a training says when it waits for data."""
 
-import pandas as pd
+import time
+from collections.abc import Callable, Iterator
 
-from pipeline.training.pace import advice
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.loading.batch import Batch
+from pipeline.training.pace import Pace, advice
+
+BATCHES = 20
+EMPTY = Batch(torch.empty(0), torch.empty(0), ("a",))
+
+Busy = Callable[[float], None]
 
 
 def test_slow_loader_is_reported_with_what_helps(train, tiny, tmp_path):
@@ -19,3 +30,62 @@ def test_slow_loader_is_reported_with_what_helps(train, tiny, tmp_path):
 
 def test_ten_percent_of_waiting_are_not_reported():
     assert advice(0.1) is None and "11%" in str(advice(0.11))
+
+
+@pytest.fixture(scope="module")
+def busy() -> Busy:
+    """Queue work of so many milliseconds on the GPU's current stream."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+    def milliseconds(cycles: int) -> float:
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        torch.cuda._sleep(cycles)
+        ended.record()
+        ended.synchronize()
+        return began.elapsed_time(ended)
+
+    milliseconds(10**8)  # the clock goes up
+    cycles = 10**8 / milliseconds(10**8)
+    return lambda wanted: torch.cuda._sleep(int(wanted * cycles))
+
+
+def host_sleeps(busy: Busy) -> Iterator[Batch]:
+    for _ in range(BATCHES):
+        time.sleep(0.02)
+        yield EMPTY
+
+
+def stream_waits(busy: Busy) -> Iterator[Batch]:
+    side = torch.cuda.Stream()
+    for _ in range(BATCHES):
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            busy(15)
+        torch.cuda.current_stream().wait_stream(side)
+        yield EMPTY
+
+
+def ready(busy: Busy) -> Iterator[Batch]:
+    yield from [EMPTY] * BATCHES
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("loader", "step", "share"),
+    [
+        (host_sleeps, 5, 0.75),  # 15 of 20 ms
+        (host_sleeps, 40, 0.025),  # the first batch alone: the others come while the GPU works
+        (stream_waits, 5, 0.75),  # 15 of 20 ms, none of them on the host
+        (ready, 5, 0),
+    ],
+)
+def test_a_gpu_waits_where_its_stream_has_no_work_but_the_next_batch(busy, loader, step, share):
+    pace = Pace(torch.device("cuda"))
+    for number, _ in enumerate(pace.waiting(loader(busy))):
+        busy(step)
+        if number % 10 == 9:
+            assert 0 <= pace.look(1)["waiting_share"] <= 1
+    torch.cuda.synchronize()
+    assert pace.total(1)["waiting_share"] == pytest.approx(share, abs=0.1)
