@@ -79,12 +79,9 @@ def parse(flags: type[Flags], *, about: str = "", argv: Sequence[str] | None = N
     """Return the command line as an instance of the frozen dataclass ``flags``.
 
     Boolean flags are ``--x / --no-x``; names use hyphens; ``--help`` shows every default. A value
-    that a dataclass refuses in ``__post_init__`` ends the process with exit code 2.
-
-    Args:
-        flags: the dataclass whose fields are the flags.
-        about: what ``--help`` says first; the dataclass's docstring when empty.
-        argv: the words to read; those of the process when None.
+    that a dataclass refuses in ``__post_init__`` ends the process with exit code 2. ``--help``
+    begins with ``about``, or the dataclass's docstring; without ``argv``, the process's words are
+    read.
     """
     try:
         return tyro.cli(
@@ -111,10 +108,7 @@ def choose(
 ) -> tuple[str, Any]:
     """Return the sub-command of a command line and its flags.
 
-    Args:
-        commands: by word.
-        default: the command when the first word is none of them; "" refuses that.
-        argv: the words to read; those of the process when None.
+    ``default`` is the command when the first word is none of them; "" refuses that.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     word = words[0] if words else ""

@@ -91,11 +91,8 @@ def surest_mistakes(
 ) -> np.ndarray:
     """Return at most ``count`` rows that are decided wrongly, the most confident first.
 
-    Args:
-        label: [N] 0 benign, 1 malignant.
-        probability: [N] of malignant; malignant at or above ``threshold``.
-        threshold: 0-1.
-        count: rows at most.
+    ``label`` is [N] 0 benign, 1 malignant; ``probability`` is [N] 0-1 of malignant, decided at or
+    above ``threshold``.
     """
     wrong = np.flatnonzero((probability >= threshold) != (label == 1))
     order = np.argsort(-confidence(probability, threshold)[wrong], kind="stable")
@@ -144,14 +141,9 @@ def contact_sheet(
     size: tuple[int, int] = (160, 160),
     headings: Sequence[str] = (),
 ) -> Image.Image:
-    """Lay tiles out in rows below a title.
+    """Lay tiles out in rows of at most ``columns`` below a title, with headings of the columns.
 
-    Args:
-        tiles: in reading order; empty gives a sheet with the title alone.
-        title: one line.
-        columns: tiles in a row; fewer where there are fewer.
-        size: width and height of one picture, pixels.
-        headings: text above each column, if any.
+    ``size`` is width and height of one picture, pixels.
     """
     heading = font(17, bold=True)
     wide = max((len(tile.pictures) for tile in tiles), default=1) * size[0]

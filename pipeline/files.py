@@ -98,11 +98,7 @@ def require_writable(path: Path, flag: str, *, file: bool = False) -> None:
     """Raise a DataError, before the work, where ``path`` could not be written.
 
     A folder that is not there yet is judged by the nearest one above it. Nothing is left behind.
-
-    Args:
-        path: of a folder of results, or with ``file`` of one file.
-        flag: of the command, as "--out".
-        file: whether it is a file.
+    ``path`` is a folder of results, or with ``file`` one file; ``flag`` names it, as "--out".
     """
     if file and path.is_dir():
         raise DataError(f"{flag} {path}: a folder is there; give the path of a file to write")

@@ -43,10 +43,7 @@ def walk(root: Path, unreadable: list[str]) -> Iterator[Path]:
 
     A folder is listed once, however many links lead to it; a link to a folder around it is named
     on the screen. Devices and pipes are passed over; links that lead nowhere are not.
-
-    Args:
-        root: a folder.
-        unreadable: receives folders that cannot be listed, with the reason.
+    ``unreadable`` receives folders that cannot be listed, with the reason.
     """
     seen: set[str] = set()
     folders, linked = deque([root]), deque[Path]()

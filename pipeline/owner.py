@@ -79,10 +79,7 @@ def sole_writer(folder: Path, flag: str) -> Iterator[None]:
     """Be the only process that writes to ``folder``, made where absent, during the block.
 
     A folder that was made for the block and is empty after it (a mistake ended it) is removed.
-
-    Args:
-        folder: where to write.
-        flag: of the command line that names it, for the message.
+    ``flag`` of the command line names it in the message.
 
     Raises:
         DataError: another process writes there, or nobody can.

@@ -91,15 +91,10 @@ def find_pairs(
 ) -> pd.DataFrame:
     """Return the pairs that pass, best first, with ``COLUMNS``.
 
-    Args:
-        photographs: the images; pairs with an equal id in a column of ``together`` are left out.
-        against: another set; then image_id_a is of ``photographs``, image_id_b of this set, and no
-            pair is left out, because ids mean nothing across sets.
-        workers: threads.
-        seed: of the visual vocabulary.
-        skip: leave damaged images out with a warning.
-
-    The score is inliers times correlation; published is 0 or 1.
+    Pairs with an equal id in a column of ``together`` are left out. With ``against``, image_id_b is
+    of that set, and no pair is left out, because ids mean nothing across sets. ``seed`` is of the
+    visual vocabulary; ``skip`` leaves damaged images out with a warning. The score is inliers times
+    correlation; published is 0 or 1.
     """
     ids, features = _look(photographs, workers=workers, skip=skip)
     n = len(ids)

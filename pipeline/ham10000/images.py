@@ -70,12 +70,10 @@ class ImageStore:
     """The images of a source, by id. Cheap to pickle; each process opens its own zips."""
 
     def __init__(self, source: Path, names: Mapping[str, str] | None = None) -> None:
-        """List the images in ``source``.
+        """List the images in the folder ``source``.
 
-        Args:
-            source: folder.
-            names: file name or path by image id, as a table gives it; without it each file's id is
-                its name without the extension.
+        ``names`` has file name or path by image id, as a table gives it; without it each file's id
+        is its name without the extension.
 
         Raises:
             DataError: no such folder, or a zip that cannot be read.

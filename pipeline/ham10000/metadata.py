@@ -22,15 +22,8 @@ UNKNOWN = "unknown"
 MAX_AGE = 120
 MISSING = (
     *("", "-", "--", "?", ".", "na", "nan", "n/a", "#n/a", "<na>", "none", "null", "nil", "unk"),
-    *(
-        "not available",
-        "not known",
-        "not specified",
-        "unspecified",
-        "missing",
-        "undefined",
-        UNKNOWN,
-    ),
+    *("not available", "not known", "not specified", "unspecified"),
+    *("missing", "undefined", UNKNOWN),
 )
 """How tables write that a value is not known, in lower case."""
 
@@ -50,13 +43,8 @@ def check_metadata(
     """Return ``table`` checked and typed, sorted by image_id, with a RangeIndex.
 
     Columns: image_id, lesion_id, dx, dx_type, age (float64, NaN where missing), sex, localization,
-    label (int64, 1 = malignant), then those of ``extra`` as they are.
-
-    Args:
-        table: strings; the index is the line in the file.
-        path: of the file, for messages.
-        taxonomy: the classes; dx holds their codes.
-        extra: further columns to keep.
+    label (int64, 1 = malignant), then those of ``extra`` as they are. ``table`` holds strings, dx
+    in codes of the taxonomy; its index is the line in the file at ``path``.
 
     Raises:
         DataError: a missing column, an unknown dx, an image_id twice, an impossible age or sex.

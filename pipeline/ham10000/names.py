@@ -42,11 +42,7 @@ def locate(names: Mapping[str, str], files: Sequence[str]) -> dict[str, list[int
 
     A name means the file of that path, else files whose path ends in it. Folders with which every
     name begins may be missing: a table can give paths of another computer. The ending of a name
-    counts only where it decides.
-
-    Args:
-        names: name as a table gives it, by key.
-        files: paths below the source.
+    counts only where it decides. ``names`` are by key, ``files`` paths below the source.
     """
     found: dict[str, list[int]] = {}
     for index, path in enumerate(files):

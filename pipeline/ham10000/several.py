@@ -37,12 +37,8 @@ def merge(
 
     The column ``source`` has the name. Lesion and patient ids become ``NAME:ID``, an image id that
     means another image in an earlier source gets its source's name; the rows of ``test_source`` are
-    the test split, and count where another source holds the same image.
-
-    Args:
-        sources: by name, in the order of precedence.
-        ids_are_global: equal ids mean the same image, lesion or patient in all sources.
-        test_source: name of the one that is held out, None for none.
+    the test split, and count where another source holds the same image. ``sources`` are by name, in
+    the order of precedence; with ``ids_are_global`` equal ids mean the same in all of them.
 
     Raises:
         DataError: there is no source of that name.

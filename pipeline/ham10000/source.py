@@ -77,13 +77,9 @@ def open_source(
     """Read and check the tables of ``path`` and find the images.
 
     Tried in this order: HAM10000's metadata, a table that names images and what they show, images
-    in one folder a class; the official test set joins any of them, or stands alone.
-
-    Args:
-        path: folder.
-        taxonomy: the classes that diagnoses are mapped to.
-        image_types: kinds of photographs to take where a table names them; see ``read_images``.
-        on_bad_image: "skip" leaves rows without an image out.
+    in one folder a class; the official test set joins any of them, or stands alone. See
+    ``read_images`` for ``image_types``; with ``on_bad_image`` "skip", rows without an image are
+    left out.
 
     Raises:
         DataError: the folder cannot be used; the message says why.

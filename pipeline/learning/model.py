@@ -56,16 +56,13 @@ def build_model(
     report: Callable[[str], object] = lambda line: None,
     arch_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Return the network, on the CPU, in training mode.
+    """Return a network with so many outputs (logits), on the CPU, in training mode.
 
-    Args:
-        arch: a classifier of torchvision, as "resnet34", or of timm, as "timm:resnet34".
-        outputs: number of logits.
-        weights: "imagenet" (the library's own), "none", or a path (see ``foreign_weights``).
-        dropout: share of the features dropped before the last layer, besides what the
-            architecture drops itself.
-        report: is called with a line that says what was taken from a path.
-        arch_args: keyword arguments of the architecture, as ``{"drop_path_rate": 0.1}``.
+    ``arch`` is of torchvision, as "resnet34", or of timm, as "timm:resnet34"; ``arch_args`` are
+    keyword arguments of it. ``weights`` are "imagenet" (the library's own), "none", or a path (see
+    ``foreign_weights``); ``report`` is called with a line that says what was taken from that.
+    ``dropout`` is the share of features dropped before the last layer, besides what the
+    architecture drops itself.
     """
     model = make_network(arch, outputs, arch_args or {}, imagenet=weights == "imagenet")
     replace_head(model, outputs, dropout)

@@ -46,14 +46,11 @@ class Outputs:
 def class_probabilities(
     logits: np.ndarray, outputs: Outputs, temperature: float = 1.0, bias: float = 0.0
 ) -> np.ndarray:
-    """Return the probability of each class, float64 [N, K].
+    """Return the probability of each class, float64 [N, K], from logits, float [N, K].
 
-    Args:
-        logits: float [N, K].
-        outputs: what the logits stand for.
-        temperature: the logits are divided by it; above 1 probabilities move towards each other.
-        bias: then added to the logits of the malignant classes. It shifts the log-odds of
-            malignant and keeps the ratios among malignant, and among benign, diagnoses.
+    These are divided by ``temperature``; above 1 probabilities move towards each other. Then
+    ``bias`` is added to the logits of the malignant classes: it shifts the log-odds of malignant
+    and keeps the ratios among malignant, and among benign, diagnoses.
     """
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     return softmax(scaled + np.where(outputs.malignant, bias, 0.0), axis=1)

@@ -216,9 +216,8 @@ def load_stored(
 ) -> tuple[nn.Module, ModelCard, pd.DataFrame]:
     """Return the model (on the CPU, eval mode), its card and its train and validation samples.
 
-    Args:
-        path: RUN, RUN/best or RUN/checkpoints/step-XXXXXXXX.
-        allow_edited: go on although ``edits`` finds some.
+    ``path`` is RUN, RUN/best or RUN/checkpoints/step-XXXXXXXX; ``allow_edited`` goes on although
+    ``edits`` finds some.
 
     Raises:
         DataError: there is no stored model, it is damaged, or its parts do not fit together.

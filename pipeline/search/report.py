@@ -6,7 +6,6 @@ STUDY/search.html    all of it in one file
 STUDY/best.json      trial, ROC-AUC and flags of the best
 """
 
-import datetime
 import json
 import math
 import shlex
@@ -132,7 +131,6 @@ def write_page(
         ranges={name: describe(values) for name, values in space.items()},
         manifest=study.user_attrs[SETTING]["manifest_sha256"],
         images=draw(study, flags.out),
-        today=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
     write_file(flags.out / "search.html", page)
 

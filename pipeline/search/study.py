@@ -65,11 +65,9 @@ def open_study(
 ) -> optuna.Study:
     """Return the study, made where there is none.
 
-    Args:
-        flags: of the search.
-        setting: flags, ranges and shards, compared with those of the study's first process.
-        heartbeat: seconds between a trial's heartbeats.
-        grace: seconds without one after which a trial is retried.
+    ``setting`` has flags, ranges and shards, compared with those of the study's first process;
+    ``heartbeat`` is seconds between a trial's heartbeats, ``grace`` those without one after which a
+    trial is retried.
 
     Raises:
         DataError: the database cannot be opened, or the study has another setting.

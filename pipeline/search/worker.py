@@ -62,11 +62,8 @@ def search(
 ) -> None:
     """Run trials until the study has ``flags.trials``, then print the best flags.
 
-    Args:
-        flags: of the search.
-        heartbeat: seconds, at least 1.
-        grace: seconds, more than ``heartbeat``.
-        draw: write plots and page; the table is written in any case.
+    ``heartbeat`` is seconds, at least 1, ``grace`` more; ``draw`` writes plots and page besides the
+    table.
 
     Raises:
         DataError: a mistake in the flags, or no trial has succeeded.

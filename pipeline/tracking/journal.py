@@ -41,10 +41,8 @@ class PointJournal:
     def __init__(self, tracker: Tracker, points: list[Point]) -> None:
         """Send again what an earlier start lost.
 
-        Args:
-            tracker: where points go.
-            points: the latest ones of earlier starts, from the checkpoint; the journal appends to
-                this list. The last one may still get more values.
+        ``points`` are the latest ones of earlier starts, from the checkpoint; the journal appends
+        to this list. The last one may still get more values.
         """
         self.tracker, self.points = tracker, points
         self.views: Views | None = None

@@ -16,13 +16,9 @@ from pipeline.tracking.wandb_run import artifact, start_wandb_run
 
 
 def track_report(out: Path, metrics: dict[str, Any], *, checkpoint: Path, group: str) -> None:
-    """Log a report's figures and files; a failure costs a warning.
+    """Log the figures (as in metrics.json) and files of a report; a failure costs a warning.
 
-    Args:
-        out: the report's folder; the run's own files go to OUT/wandb.
-        metrics: as in metrics.json.
-        checkpoint: what was judged.
-        group: W&B group; "" is that of the training.
+    The run's own files go to OUT/wandb; the W&B group "" is that of the training.
     """
     figures = {
         name: value

@@ -26,13 +26,10 @@ class TensorBoard(Tracker):
     """RUN/tensorboard; the x axis counts images trained on."""
 
     def __init__(self, run_dir: Path, *, config: dict[str, Any], first: int) -> None:
-        """Open the folder.
+        """Open the folder, and show ``config``, flags and facts, as text.
 
-        Args:
-            run_dir: RUN.
-            config: flags and facts, shown as text.
-            first: points from this number of images on are sent again; what an earlier start
-                wrote from there on is hidden.
+        Points from the number of images ``first`` on are sent again; what an earlier start wrote
+        from there on is hidden.
         """
         self.delivered = first - 1
         self.writer = TensorBoardTracker("tensorboard", run_dir, purge_step=first or None)

@@ -64,12 +64,9 @@ def epoch_views(
 ) -> EpochViews:
     """Return what a tracker shows of a validation.
 
-    Args:
-        val: samples of the split (image_id, group, label, dx, age, sex, localization), N rows.
-        probability: float [N], calibrated, of malignant.
-        threshold: malignant at or above it.
-        pictures: reads images; None leaves them out.
-        seed: of the images drawn.
+    ``val`` are the N samples of the split (image_id, group, label, dx, age, sex, localization),
+    ``probability`` is float [N], calibrated, of malignant, which it is at or above ``threshold``.
+    ``pictures`` reads images (None: there are none), drawn with ``seed``.
     """
     label = val["label"].to_numpy()
     predicted = (probability >= threshold).astype(int)

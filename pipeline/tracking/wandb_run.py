@@ -60,10 +60,8 @@ FLUSH_SECONDS = 20.0
 def start_wandb_run(folder: Path, *, run_id: str | None = None, **about: Any) -> wandb.Run | None:
     """Start a run, or continue ``run_id``; None where the environment switches W&B off.
 
-    Args:
-        folder: gives the run its name; its files go to FOLDER/wandb.
-        run_id: of the run to continue.
-        about: config, group, job_type, tags and notes, as ``wandb.init`` takes them.
+    The run is named after ``folder``, and its files go to FOLDER/wandb; ``about`` has config,
+    group, job_type, tags and notes, as ``wandb.init`` takes them.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -32,28 +32,8 @@ FIELDS = {
 SYNTHETIC = "synthetic"
 """The field that is true of made-up images."""
 
-HAM10000: dict[str, Any] = {
-    "name": "HAM10000",
-    "source": "Medical University of Vienna and a practice in Queensland, over 20 years",
-    "licence": "CC BY-NC 4.0",
-    "citation": "Tschandl, Rosendahl, Kittler, Scientific Data 5:180161 (2018), "
-    "doi:10.1038/sdata.2018.161",
-    "population": "patients of two sites; ages are rounded to 5 years",
-    "selection": "lesions that were photographed or excised; rare diagnoses, mucosa and healthy "
-    "skin are missing",
-    "devices": "several dermatoscopes and cameras",
-    "verification": "histopathology, follow-up, expert consensus or confocal microscopy (column "
-    "dx_type); only histopathology is certain, and nearly all malignant lesions have it",
-    "skin_tones": "not recorded; mostly light skin. Nothing can be said about dark skin",
-    "artefacts": "hair, rulers, ink, gel bubbles and vignettes",
-}
-
-MADE_UP: dict[str, Any] = {
-    "name": "made-up data",
-    "source": "drawn by `python -m pipeline.ham10000 synthesize`; no patient is behind any image",
-    "verification": "none: the diagnosis decided how an image was drawn",
-    SYNTHETIC: True,
-}
+SHIPPED = Path(__file__).parent.with_name("data_cards")
+"""Folder of the cards of HAM10000 and of the made-up data."""
 
 PUBLISHED_LESION = re.compile(r"HAM_000\d{4}")
 """HAM10000 numbers its lesions below 10,000; ``synthesize`` draws from eight million."""
@@ -87,12 +67,11 @@ def read_card(path: Path) -> dict[str, Any]:
 def card_of(manifest: Mapping[str, Any], lesion_ids: Iterable[str]) -> dict[str, Any]:
     """Return the card of shards: the manifest's, or what this package knows of their data.
 
-    Args:
-        manifest: of the shards.
-        lesion_ids: of some of their images.
+    ``lesion_ids`` are those of some of their images.
     """
     if card := manifest.get("data_card"):
         return card
     if manifest["source"].get("kind") != "ham10000":
         return {}
-    return HAM10000 if all(map(PUBLISHED_LESION.fullmatch, lesion_ids)) else MADE_UP
+    published = all(map(PUBLISHED_LESION.fullmatch, lesion_ids))
+    return read_card(SHIPPED / ("ham10000.toml" if published else "made-up.toml"))

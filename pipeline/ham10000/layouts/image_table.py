@@ -95,15 +95,11 @@ def read_images(
     beside: Sequence[Path] = (),
     required: Sequence[str] = (),
 ) -> Rows:
-    """Return the checked rows of the table at ``path``.
+    """Return the checked rows of the table at ``path``, which has image ids and labels.
 
-    Args:
-        path: table with an image id and a diagnosis or label.
-        taxonomy: the classes that its diagnoses are mapped to.
-        image_types: kinds of photographs to keep, where the table names them. Default: dermoscopic
-            ones, or all where none is.
-        beside: tables that give further columns by image id, or diagnoses by lesion id.
-        required: columns (our names) that must be there.
+    Kept are photographs of ``image_types`` where the table names them; by default dermoscopic ones,
+    or all where none is. Tables ``beside`` it give further columns by image id, or diagnoses by
+    lesion id; columns (our names) that are ``required`` must be there.
 
     Raises:
         DataError: a missing column or an impossible value, or no image is left.
