@@ -38,6 +38,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 _TO_YIQ = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 _BLUR = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32) / 13
+_CENTRE = np.pad(np.ones((1, 1), dtype=np.float32), 1)
 _LEVELS = np.arange(256)
 
 
@@ -54,10 +55,7 @@ class Augmentation:
     centre is at .5."""
 
     colour: np.ndarray
-    """``[n, 3, 3] float32``: RGB 0 to 255, as a column, to normalised RGB, before the offset."""
-
-    offset: np.ndarray
-    """``[n, 3] float32``, added after ``colour``."""
+    """``[n, 3, 4] float32``: RGB 0 to 255 and a 1, as a column, to normalised RGB."""
 
     erase: np.ndarray
     """``[n, 4] int32``: left, top, right, bottom of the rectangle to erase; all 0 for none."""
@@ -92,13 +90,11 @@ def draw(
         within, gains, operator, strength = _draw_trivial(random[:, 16:19], image_size)
         matrix = _compose(matrix, within)
         factors[:, :3] *= gains
-    colour, offset = _colour(factors)
     matrix, shrink = _shrink(matrix)
     return Augmentation(
         shrink=shrink,
         matrix=matrix.astype(np.float32),
-        colour=colour.astype(np.float32),
-        offset=offset.astype(np.float32),
+        colour=_colour(factors).astype(np.float32),
         erase=_erase(preset, random[:, 11:16], image_size),
         operator=operator,
         strength=strength,
@@ -180,8 +176,8 @@ def _colour_factors(preset: TrainPreset, random: np.ndarray) -> np.ndarray:
     return (2 * random - 1) * spread + [1, 1, 1, 0]
 
 
-def _colour(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``[n, 3, 3]`` and ``[n, 3]``: saturation and hue, contrast, brightness, normalised."""
+def _colour(factors: np.ndarray) -> np.ndarray:
+    """Return ``[n, 3, 4]``: saturation and hue, contrast, brightness, normalisation."""
     brightness, contrast, saturation, hue = factors.T
     chroma = np.zeros((len(factors), 3, 3))
     chroma[:, 0, 0] = 1
@@ -189,7 +185,7 @@ def _colour(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     gain = (brightness * contrast)[:, None, None]
     colour = gain * (_FROM_YIQ @ chroma @ _TO_YIQ) / 255
     offset = (brightness * (1 - contrast) / 2)[:, None] - np.array(MEAN)
-    return colour / np.array(STD)[:, None], offset / np.array(STD)
+    return np.concatenate([colour, offset[:, :, None]], axis=2) / np.array(STD)[:, None]
 
 
 def _erase(preset: TrainPreset, random: np.ndarray, image_size: int) -> np.ndarray:
@@ -259,11 +255,10 @@ def apply_pixel_operator(image: np.ndarray, name: str, strength: float) -> np.nd
             return image
 
 
-def sharpness_kernel(factor: float) -> np.ndarray:
-    """Return ``[3, 3] float32``: the image at factor 1, its blur at 0, sharpened at 2."""
-    kernel = _BLUR * np.float32(1 - factor)
-    kernel[1, 1] += np.float32(factor)
-    return kernel
+def sharpness_kernel(factor: float | np.ndarray) -> np.ndarray:
+    """Return ``[..., 3, 3] float32``: the image at factor 1, its blur at 0, sharpened at 2."""
+    factor = np.asarray(factor, dtype=np.float32)[..., None, None]
+    return _BLUR * (1 - factor) + _CENTRE * factor
 
 
 def _autocontrast(image: np.ndarray) -> np.ndarray:

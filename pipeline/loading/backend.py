@@ -1,6 +1,6 @@
 """What both backends share: the facts that decide a batch, and threads that work ahead.
 
-    plan.requests(epoch, start) -> ahead(threads, ...) -> pixels, made by the backend -> Batch
+    plan.requests(epoch, start) -> prepare, in threads -> pixels, made by the backend -> Batch
 
 A backend is a subclass with the method ``epoch``; ``loader.loader_of`` chooses one.
 """
@@ -23,6 +23,23 @@ from pipeline.loading.samples import Samples
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the pixels of a batch are made from."""
+
+    request: BatchRequest
+    """The batch."""
+
+    jpegs: list[bytes]
+    """Of its samples."""
+
+    sizes: np.ndarray
+    """``[B, 2] int``, their width and height, pixels."""
+
+    drawn: Augmentation | None
+    """Their augmentation; None in evaluation."""
 
 
 @dataclass(eq=False, repr=False)
@@ -69,22 +86,15 @@ class BackendLoader:
         self.pool.shutdown(cancel_futures=True)
         self.samples.close()
 
-    def draw(self, request: BatchRequest, sizes: np.ndarray, first: int = 0) -> Augmentation:
-        """Return the augmentation of a batch's samples from number ``first`` on.
-
-        Args:
-            request: the batch.
-            sizes: ``[n, 2]``, width and height of these samples, pixels.
-            first: number of the first of them in the batch.
-        """
-        return draw(
-            self.preset,
-            sizes,
-            image_size=self.image_size,
-            seed=self.plan.seed,
-            epoch=request.epoch,
-            start=request.position + first,
-        )
+    def prepare(self, request: BatchRequest) -> Prepared:
+        """Read the samples of a batch and draw their augmentation; runs in a thread."""
+        rows = request.rows.tolist()
+        jpegs = [self.samples.read(row) for row in rows]
+        sizes, drawn = self.samples.sizes(rows, jpegs), None
+        if self.plan.phase == "train":
+            how = {"seed": self.plan.seed, "epoch": request.epoch, "start": request.position}
+            drawn = draw(self.preset, sizes, image_size=self.image_size, **how)
+        return Prepared(request, jpegs, sizes, drawn)
 
     def batch(self, request: BatchRequest, images: torch.Tensor) -> Batch:
         """Return the batch of finished ``images``, ``[B, 3, S, S] float32`` on the device."""

@@ -1,6 +1,6 @@
 """The portable backend: a pool of threads, simplejpeg, OpenCV and torchvision.
 
-    plan.requests -> chunks of a batch, read, decoded and warped in threads -> colours -> Batch
+    plan.requests -> prepared batches -> their chunks, decoded and warped, in threads -> Batch
 
 simplejpeg, OpenCV and torchvision release Python's lock while they work, so the threads of one
 process use all cores: no worker processes, no copies between them, no shared memory to run out
@@ -25,17 +25,15 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from pipeline.loading.augment import PIXEL_OPERATORS, Augmentation, apply_pixel_operator
-from pipeline.loading.backend import BackendLoader, ahead
+from pipeline.loading.backend import BackendLoader, Prepared, ahead
 from pipeline.loading.batch import Batch, Buffers
-from pipeline.loading.order import BatchRequest
 from pipeline.loading.presets import MEAN, STD, eval_geometry
 
 BATCHES_AHEAD = 3
 """Batches under way or finished while the consumer works on one."""
 
 CHUNK = 16
-"""Samples that a thread takes at a time. Drawing parameters is vectorised and holds Python's lock
-for 0.15 ms however few they are for, so a batch is not cut smaller where there are more threads."""
+"""Samples that a thread decodes at a time."""
 
 NORMALISE = np.concatenate(
     [np.diag(1 / (255 * np.array(STD))), -(np.array(MEAN) / STD)[:, None]], axis=1, dtype=np.float32
@@ -47,7 +45,7 @@ NORMALISE = np.concatenate(
 class Chunk:
     """The part of a batch that one thread makes."""
 
-    request: BatchRequest
+    prepared: Prepared
     """The batch."""
 
     images: torch.Tensor
@@ -64,14 +62,14 @@ class Chunk:
     """Number of the chunk's first sample in the batch."""
 
     @property
-    def rows(self) -> list[int]:
-        """The chunk's samples."""
-        return self.request.rows[self.start : self.start + CHUNK].tolist()
+    def part(self) -> range:
+        """Numbers of its samples in the batch."""
+        return range(self.start, min(self.start + CHUNK, len(self.images)))
 
     @property
     def is_last(self) -> bool:
         """Whether the batch is complete with it; chunks are finished in order."""
-        return self.start + CHUNK >= len(self.request.rows)
+        return self.start + CHUNK >= len(self.images)
 
 
 class PortableLoader(BackendLoader):
@@ -83,9 +81,10 @@ class PortableLoader(BackendLoader):
         cv2.setNumThreads(0)  # OpenCV's own threads would compete with ours
         self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
         chunks = -(-self.plan.batch_size // CHUNK)
-        self._depth = max(BATCHES_AHEAD * chunks, 2 * self.threads)  # chunks
+        self._batches = max(BATCHES_AHEAD, -(-2 * self.threads // chunks))
+        self._depth = self._batches * chunks
         shape = (self.plan.batch_size, self.image_size, self.image_size, 3)
-        self._buffers = Buffers(shape, keep=-(-self._depth // chunks) + 2)
+        self._buffers = Buffers(shape, keep=self._batches + 2)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def epoch(
@@ -93,18 +92,21 @@ class PortableLoader(BackendLoader):
     ) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from number ``start`` on."""
         requests = self.plan.requests(epoch, start, bounds)
-        chunks = (chunk for request in requests for chunk in self._chunks(request))
-        with contextlib.closing(ahead(self.pool, self._fill, chunks, depth=self._depth)) as filled:
+        prepared = ahead(self.pool, self.prepare, requests, depth=self._batches)
+        chunks = (chunk for each in prepared for chunk in self._chunks(each))
+        filled = ahead(self.pool, self._fill, chunks, depth=self._depth)
+        with contextlib.closing(prepared), contextlib.closing(filled):
             for chunk in filled:
                 if chunk.is_last:
-                    yield self.batch(chunk.request, self._finished(chunk))
+                    yield self.batch(chunk.prepared.request, self._finished(chunk))
 
-    def _chunks(self, request: BatchRequest) -> Iterator[Chunk]:
-        count = len(request.rows)
+    def _chunks(self, prepared: Prepared) -> Iterator[Chunk]:
+        count, drawn = len(prepared.jpegs), prepared.drawn
         images = self._empty_images(count)
-        colour, erase = np.tile(NORMALISE, (count, 1, 1)), np.zeros((count, 4), np.int32)
+        colour = np.tile(NORMALISE, (count, 1, 1)) if drawn is None else drawn.colour
+        erase = np.zeros((count, 4), np.int32) if drawn is None else drawn.erase
         for start in range(0, max(1, count), CHUNK):
-            yield Chunk(request, images, colour, erase, start)
+            yield Chunk(prepared, images, colour, erase, start)
 
     def _empty_images(self, count: int) -> torch.Tensor:
         """Return ``[B, S, S, 3]`` to be filled, in memory that the device can copy from."""
@@ -114,25 +116,20 @@ class PortableLoader(BackendLoader):
         return torch.empty(shape, dtype=torch.uint8, pin_memory=True)  # once copies from it ended
 
     def _fill(self, chunk: Chunk) -> Chunk:
-        """Read, decode and warp the samples of a chunk, or finish them; runs in a thread."""
-        rows, part = chunk.rows, slice(chunk.start, chunk.start + CHUNK)
-        outputs, colour, erase = chunk.images.numpy()[part], chunk.colour[part], chunk.erase[part]
-        jpegs = [self.samples.read(row) for row in rows]
-        drawn, matrix = None, np.empty(0)
-        if self.plan.phase == "train":
-            drawn = self.draw(chunk.request, self.samples.sizes(rows, jpegs), chunk.start)
-            matrix = opencv_matrix(drawn)
-            colour[..., :3], colour[..., 3], erase[:] = drawn.colour, drawn.offset, drawn.erase
-        for index, (row, jpeg) in enumerate(zip(rows, jpegs, strict=True)):
+        """Decode and warp the samples of a chunk, or finish them too; runs in a thread."""
+        outputs, jpegs, drawn = chunk.images.numpy(), chunk.prepared.jpegs, chunk.prepared.drawn
+        matrix = np.empty(0) if drawn is None else opencv_matrix(drawn)
+        for index in chunk.part:
             try:
-                if drawn is not None:
-                    square = warp(jpeg, drawn, matrix, index, self.image_size)
+                if drawn is None:
+                    square = resize(decode_rgb(jpegs[index]), self.image_size)
                 else:
-                    square = resize(decode_rgb(jpeg), self.image_size)
+                    square = warp(jpegs[index], drawn, matrix, index, self.image_size)
             except (ValueError, cv2.error) as error:
+                row = int(chunk.prepared.request.rows[index])
                 raise self.samples.undecodable(row, error) from error
             if self._stream is None:
-                finish_one(square, colour[index], erase[index], outputs[index])
+                finish_one(square, chunk.colour[index], chunk.erase[index], outputs[index])
             else:
                 outputs[index] = square
         return chunk

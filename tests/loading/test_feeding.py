@@ -74,8 +74,7 @@ def test_what_a_gpu_finishes_is_what_the_cpu_does(
     assert drawn.erase.any() == (augment == "strong")
     matrix = opencv_matrix(drawn)
     pixels = [warp(jpeg, drawn, matrix, index, SIZE).copy() for index, jpeg in enumerate(jpegs)]
-    colour = np.concatenate([drawn.colour, drawn.offset[..., None]], axis=2)
-    images = finished(pixels, colour, drawn.erase)
+    images = finished(pixels, drawn.colour, drawn.erase)
     assert unequal(images, batch.images) <= TOLERANCE
     assert len(images) == COUNT and images.std() > 0.1
 

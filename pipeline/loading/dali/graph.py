@@ -105,8 +105,8 @@ def decode(
 def _train_pipeline(
     source: Any, decoder: Any, image_size: int, preset: TrainPreset, operators: Operators
 ) -> Any:
-    jpeg, shrinks, shrunk, matrix, colour, offset, corner, size, operator, strength, kernel = (
-        fn.external_source(source, num_outputs=11, batch=True, no_copy=True)
+    jpeg, shrinks, shrunk, matrix, colour, corner, size, operator, strength, kernel = (
+        fn.external_source(source, num_outputs=10, batch=True, no_copy=True)
     )
     images: Any = decoder(jpeg)
     if cast(Any, shrinks):  # AutoGraph: by sample
@@ -122,7 +122,7 @@ def _train_pipeline(
         if operators == "gpu":
             strength, kernel = strength.gpu(), kernel.gpu()
         images = _pixel_operators(images, operator, strength, kernel)
-    images = fn.coord_transform(images, M=colour, T=offset, dtype=types.DALIDataType.FLOAT)
+    images = fn.coord_transform(images, MT=colour, dtype=types.DALIDataType.FLOAT)
     if preset.erase:
         images = fn.erase(images, anchor=corner, shape=size, axis_names="WH", fill_value=0.0)
     return images

@@ -71,13 +71,11 @@ class DaliLoader(BackendLoader):
         return ahead(self.pool, self._prepare, requests, depth=READ_AHEAD)
 
     def _prepare(self, request: BatchRequest) -> Inputs:
-        rows = request.rows.tolist()
-        jpegs = [self.samples.read(row) for row in rows]
-        sizes = self.samples.sizes(rows, jpegs)
-        encoded = [np.frombuffer(jpeg, dtype=np.uint8) for jpeg in jpegs]
-        if self.plan.phase == "eval":
+        prepared = self.prepare(request)
+        sizes, drawn = prepared.sizes, prepared.drawn
+        encoded = [np.frombuffer(jpeg, dtype=np.uint8) for jpeg in prepared.jpegs]
+        if drawn is None:
             return (encoded, *_eval_inputs(sizes, self.image_size))
-        drawn = self.draw(request, sizes)
         corner, opposite = drawn.erase[:, :2], drawn.erase[:, 2:]
         shrunk = -(-sizes // drawn.shrink[:, None])
         return (
@@ -86,12 +84,11 @@ class DaliLoader(BackendLoader):
             shrunk.astype(np.float32)[:, ::-1].copy(),
             drawn.matrix,
             drawn.colour,
-            drawn.offset,
             corner.astype(np.float32),
             (opposite - corner).astype(np.float32),
             drawn.operator,
             drawn.strength,
-            np.array([sharpness_kernel(factor) for factor in drawn.strength], dtype=np.float32),
+            sharpness_kernel(drawn.strength),
         )
 
     def _images(self, request: BatchRequest) -> torch.Tensor:
