@@ -62,33 +62,38 @@ class SkippedError(RuntimeError):
     """A contestant has no such recipe; the message says why."""
 
 
-def serve(start: Callable[[Task], Iterator[Any]]) -> None:
+def serve(
+    start: Callable[[Task], Iterator[Any]], clock: Callable[[], float] = time.perf_counter
+) -> None:
     """Answer tasks from standard input until it ends.
 
     Args:
         start: gives the endless batches of a task: tensors ``[B, 3, S, S] float32``, or numbers
             of images where a recipe makes no tensors.
+        clock: seconds that count.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not stand between the answers
     for line in sys.stdin:
         task = Task(**json.loads(line))
         try:
-            answer = measure(start, task)
+            answer = measure(start, task, clock)
         except SkippedError as why:
             answer = {"skipped": str(why)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
-def measure(start: Callable[[Task], Iterator[Any]], task: Task) -> dict[str, Any]:
+def measure(
+    start: Callable[[Task], Iterator[Any]], task: Task, clock: Callable[[], float]
+) -> dict[str, Any]:
     """Count the images of whole batches for ``task.seconds`` at least, after warming up."""
     with contextlib.closing(start(task)) as batches:  # type: ignore[type-var]
         layout = ""
         for _ in range(WARM_BATCHES):
             layout = _layout(next(batches), task)
-        images, began = 0, time.perf_counter()
-        while (spent := time.perf_counter() - began) < task.seconds or not images:
+        images, began = 0, clock()
+        while (spent := clock() - began) < task.seconds or not images:
             images += _count(next(batches))
     return {"images": images, "seconds": spent, "layout": layout}
 

@@ -29,13 +29,14 @@ ABOUT = {
     "memory-copy": "floor: finished batches copied once",
     "dali-reader": "DALI's webdataset reader, decoding alone",
     "dali-callback": "DALI fed by our callback, decoding alone",
+    "host-alone": "host side alone, per core: our callback, no decoding",
 }
 """Contestants in the order of the table."""
 
 PEERS = ("ffcv", "ffcv-no-colour", "spdl", "litdata", "streaming")
 """Those that live in environments of their own."""
 
-FLOORS = ("jpeg-decoding", "memory-copy", "dali-reader", "dali-callback")
+FLOORS = ("jpeg-decoding", "memory-copy", "dali-reader", "dali-callback", "host-alone")
 RECIPES = ("full", "crop", "decode")
 
 
