@@ -10,6 +10,7 @@ a SIGBUS, and a rank's memory does not grow with the data that it has read.
 
 import os
 import weakref
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ import simplejpeg
 
 from pipeline.errors import DataError
 from pipeline.shards.dataset import Split
+from pipeline.shards.intact import checksums
 
 OPEN_SHARDS = 64
 """Shards that are kept open at most; others are opened again when needed."""
@@ -42,6 +44,7 @@ class Samples:
         """``[n] int64``, indexes into ``taxonomy.classes``."""
         self._ids: np.ndarray = np.array(table["image_id"].tolist(), np.bytes_)
         self._tars, self._offset, self._size = tars, where.offset, where.size
+        self._crc = checksums(split)
         self._open = lru_cache(OPEN_SHARDS)(lambda shard: _OpenFile(tars[shard]))
 
     def __len__(self) -> int:
@@ -80,6 +83,8 @@ class Samples:
                 f"cannot read {self.place(row)}: the shard ends early, {size} bytes expected, "
                 f"{len(data)} found. Run `python -m pipeline.shards verify` on the folder."
             )
+        if self._crc is not None and zlib.crc32(data) != self._crc[row]:
+            raise self.undecodable(row, "other bytes than were verified when loading began")
         return data
 
     def sizes(self, rows: Sequence[int], jpegs: Sequence[bytes]) -> np.ndarray:

@@ -3,21 +3,26 @@
     shards = open_shards(Path("shards/ham10000"))
     ensure_intact(shards, ["train", "val"])
 
-What was read is remembered in the user's cache folder by path, size and mtime, so the next
-training starts at once. Without a writable cache the shards are read again each time.
+What was read is remembered in the user's cache folder by path, size and mtime, with the CRC-32 of
+each JPEG, so the next training starts at once, and finds what has rotted since when it reads it.
+Without a writable cache the shards are read again each time.
 """
 
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.errors import DataError
 from pipeline.files import sha256, sha256_of, write_file
-from pipeline.shards.dataset import ShardSet
+from pipeline.shards.dataset import ShardSet, Split
+from pipeline.shards.format import read_index
 from pipeline.shards.manifest import ShardEntry
 from pipeline.shards.storage.store import cache_folder
 
@@ -33,10 +38,8 @@ def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = T
     folds = shards.manifest.split["folds"]  # then val lies in the shards of train
     wanted = {"train" if folds and name == "val" else name for name in splits}
     entries = [entry for entry in shards.manifest.shards if entry.split in wanted]
-    name = sha256(os.fsencode(shards.root.resolve()))[:16]
-    cache = cache_folder() / f"intact-{name}.json"
-    known = _load(cache)
-    unread = [entry for entry in entries if known.get(entry.path) != _stamp(shards.root, entry)]
+    cache, known = _remembered(shards.root)
+    unread = [entry for entry in entries if _crcs(known, shards.root, entry) is None]
     size, hidden = sum(entry.bytes for entry in unread), not (progress and unread)
     with tqdm(total=size, unit="B", unit_scale=True, desc="checking", disable=hidden) as bar:
         for entry in unread:
@@ -46,10 +49,33 @@ def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = T
                     f"{path} is damaged: its sha256 is not the manifest's; restore it or build the "
                     f"shards again"
                 )
-            known[entry.path] = stamp
+            known[entry.path] = [*stamp, _crcs_of(path).hex()]
             bar.update(entry.bytes)
     if unread:
-        _save(cache, known)
+        with suppress(OSError):  # the shards are only read again next time
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_file(cache, json.dumps(known))
+
+
+def checksums(split: Split) -> NDArray[np.uint32] | None:
+    """Return the CRC-32 of each JPEG, [n], as it was found intact; None unless known of all."""
+    _, known = _remembered(split.root)
+    found = [_crcs(known, split.root, entry) for entry in split.entries]
+    return None if None in found else np.frombuffer(b"".join(filter(None, found)), "<u4")
+
+
+def _crcs(known: dict[str, list[str | int]], root: Path, entry: ShardEntry) -> bytes | None:
+    """Return the CRC-32 of a shard's JPEGs where it is as it was, 4 bytes each."""
+    *stamp, crcs = known.get(entry.path, [""])
+    return bytes.fromhex(str(crcs)) if stamp and stamp == _stamp(root, entry) else None
+
+
+def _crcs_of(tar: Path) -> bytes:
+    index = read_index(tar.with_suffix(".idx"))
+    with tar.open("rb") as file:
+        where = zip(index.jpg_size.tolist(), index.jpg_offset.tolist(), strict=True)
+        found = [zlib.crc32(os.pread(file.fileno(), size, offset)) for size, offset in where]
+    return np.array(found, "<u4").tobytes()
 
 
 def _stamp(root: Path, entry: ShardEntry) -> list[str | int]:
@@ -61,16 +87,11 @@ def _stamp(root: Path, entry: ShardEntry) -> list[str | int]:
     return [entry.sha256, status.st_size, status.st_mtime_ns]
 
 
-def _load(path: Path) -> dict[str, list[str | int]]:
+def _remembered(root: Path) -> tuple[Path, dict[str, list[str | int]]]:
+    """Return the cache of a set, and what it holds: of each shard its stamp and CRCs."""
+    path = cache_folder() / f"intact-{sha256(os.fsencode(root.resolve()))[:16]}.json"
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _save(path: Path, known: dict[str, list[str | int]]) -> None:
-    """Write the cache; where that fails, the shards are only read again next time."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(known))
+        content = {}
+    return path, content if isinstance(content, dict) else {}

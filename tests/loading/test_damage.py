@@ -13,6 +13,7 @@ import torch
 
 from pipeline.cli import guard
 from pipeline.errors import DataError
+from pipeline.loading.portable import decode_rgb
 from pipeline.out_of_memory import out_of_memory
 from pipeline.shards.dataset import Split, open_shards
 from pipeline.shards.intact import ensure_intact
@@ -62,6 +63,46 @@ def test_a_sample_that_cannot_be_decoded_is_named(
         list(loader(split=split, phase=phase, backend=backend, image_size=32).epoch(0))
     assert f"cannot decode {place}" in str(caught.value)
     assert "pipeline.shards verify" in str(caught.value)
+
+
+def flip(jpeg: bytes, *, decodes: bool) -> bytes:
+    """Flip a bit of the entropy-coded data; a decoder that is strict takes it or refuses it."""
+    for at in range(jpeg.rindex(b"\xff\xda") + 20, len(jpeg) - 2):
+        changed = jpeg[:at] + bytes([jpeg[at] ^ 1]) + jpeg[at + 1 :]
+        try:
+            taken = not np.array_equal(decode_rgb(changed), decode_rgb(jpeg))
+        except ValueError:
+            taken = False
+        if taken is decodes:
+            return changed
+    raise AssertionError("no such bit")
+
+
+@pytest.mark.parametrize("decodes", [True, False], ids=["decodes", "does not decode"])
+@pytest.mark.parametrize(
+    ("backend", "device"),
+    [
+        *(("portable", "cpu"), ("dali", "cpu")),
+        pytest.param("dali", "cuda", marks=pytest.mark.gpu),
+    ],
+)
+def test_a_byte_that_changes_after_the_check_is_named_whatever_a_decoder_makes_of_it(
+    loader, copied: Path, tmp_path: Path, monkeypatch, backend: str, device: str, decodes: bool
+) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shards, where = open_shards(copied), torch.device(device)
+    ensure_intact(shards, ["train"], progress=False)
+    split = shards.split("train")
+    flags = {"split": split, "backend": backend, "image_size": 32, "device": where}
+    assert sum(map(len, loader(**flags, phase="eval").epoch(0))) == len(split)
+    place = spoil(split, 33, lambda jpeg: flip(jpeg, decodes=decodes))
+    for phase in ("train", "eval"):
+        with pytest.raises(DataError) as caught:
+            list(loader(**flags, phase=phase).epoch(0))
+        assert f"cannot decode {place}" in str(caught.value)
+        assert "other bytes than were verified" in str(caught.value)
 
 
 @backends

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import DataError
 from pipeline.shards.dataset import open_shards
-from pipeline.shards.intact import ensure_intact
+from pipeline.shards.format import read_tar
+from pipeline.shards.intact import checksums, ensure_intact
 
 
 @pytest.fixture
@@ -39,12 +41,17 @@ def test_damage_that_opening_cannot_see_is_found_in_the_splits_that_are_read(roo
 
 def test_shards_found_undamaged_are_not_read_again_until_their_mtime_changes(root):
     check(root, "train")
+    split = open_shards(root).split("train")
+    jpegs = [sample.jpg for tar in split.tars for sample in read_tar(tar)]
+    known = checksums(split)
+    assert known is not None and known.tolist() == [zlib.crc32(jpeg) for jpeg in jpegs]
     path = sorted(root.glob("train/*.tar"))[0]
     stamp = path.stat().st_mtime_ns
     flip_a_byte(root)
     os.utime(path, ns=(stamp, stamp))
     check(root, "train")  # the damage shows only to one who reads the bytes
     os.utime(path)
+    assert checksums(split) is None
     with pytest.raises(DataError, match="is damaged"):
         check(root, "train")
 
