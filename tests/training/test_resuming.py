@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -199,17 +200,21 @@ def test_auto_is_resolved_when_a_run_begins_and_said_and_kept(train, trained):
     assert train(*flags, 2, "--backend", "portable").codes == [0]
 
 
+def backend_of_a_start(monkeypatch, flags, folder: Path, *more: str) -> str:
+    """Who decodes when a training goes on from a checkpoint on a machine without a GPU."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), *more])
+    manifest = read_checkpoint(folder).state()["manifest"]
+    where = {"manifest_sha256": manifest, "processes": 1, "device": "cpu"}
+    return resume(parse(TrainFlags), **where)[1].data.backend
+
+
 def test_auto_goes_on_with_the_backend_that_a_run_began_with(train, tiny, tmp_path, monkeypatch):
     flags = [*tiny, "--run-dir", tmp_path / "run", "--epochs", 1]
     outcome = train(*flags, "--backend", "dali", die=[0, "step", "4", "SIGTERM"])
     assert outcome.codes == [143], outcome.text
-    state = read_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000004").state()
-
-    def begun(*more: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags), *more])
-        where = {"manifest_sha256": state["manifest"], "processes": 1, "device": "cpu"}
-        return resume(parse(TrainFlags), **where)[1].data.backend
-
+    begun = partial(
+        backend_of_a_start, monkeypatch, flags, tmp_path / "run" / "checkpoints" / "step-00000004"
+    )
     assert begun() == "dali"
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "nvidia.dali", None)  # as where it is not installed
@@ -227,6 +232,20 @@ def test_auto_goes_on_with_the_backend_that_a_run_began_with(train, tiny, tmp_pa
         histories.append(folder / "history.csv")
     found, dali, portable = (path.read_bytes() for path in histories)
     assert found == dali and found != portable
+
+
+@pytest.mark.gpu
+def test_auto_is_dali_on_a_gpu_and_stays_dali_without_one(command, tiny, tmp_path, monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    flags = [*tiny, "--run-dir", tmp_path, "--epochs", 1]
+    done = command("train.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "process(es) on cuda" in done.stdout and ", backend dali; run in" in done.stdout
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["flags"]["backend"] == "dali" and config["gpu"] == torch.cuda.get_device_name(0)
+    last = tmp_path / "checkpoints" / steps(tmp_path)[-1]
+    assert backend_of_a_start(monkeypatch, flags, last) == "dali"
 
 
 @pytest.mark.parametrize(
