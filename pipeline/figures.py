@@ -59,11 +59,7 @@ def png(drawing: Figure | Image.Image) -> bytes:
 
 
 def save(drawing: Figure | Image.Image, path: Path) -> None:
-    """Write a plot or a picture as PNG, whole.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    """Write a plot or a picture as PNG, whole, or raise a DataError."""
     write_output(path, png(drawing))
 
 

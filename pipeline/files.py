@@ -84,11 +84,7 @@ def writing(path: Path, advice: str = "check free space and permissions") -> Ite
 
 
 def write_output(path: Path, *pieces: bytes | str) -> None:
-    """Write a file that a user asked for, as ``write_file``, with the folders above it.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    """Write a file as ``write_file``, with the folders above it, or raise a DataError."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, *pieces)

@@ -61,11 +61,7 @@ class Features(NamedTuple):
 
 
 def extract(data: bytes, name: str) -> Features:
-    """Decode an image file and extract its features.
-
-    Raises:
-        DataError: the image cannot be decoded.
-    """
+    """Decode an image file and extract its features; raise a DataError where it is damaged."""
     try:
         found = examine(data)
         grey = decode(found.jpeg, "GRAY")[..., 0] if found.pixels is None else found.pixels

@@ -40,11 +40,7 @@ def open_photographs(
     image_types: Sequence[ImageType] = (),
     on_bad_image: OnBadImage = "error",
 ) -> Photographs:
-    """Open a source folder, shards, or a split's folder within shards.
-
-    Raises:
-        DataError: it is none of them, or cannot be read.
-    """
+    """Open a source folder, shards, or a split's folder in them; raise a DataError for all else."""
     for root, splits in ((path, SPLITS), (path.parent, (path.name,))):
         if (root / MANIFEST_NAME).is_file() and set(splits) <= set(SPLITS):
             shards = open_shards(root)

@@ -68,11 +68,7 @@ def find_images(places: Sequence[Path], *, skip: bool = False) -> tuple[list[Pat
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return [H, W, 3] uint8 RGB 0-255, decoded as an image that is packed into shards.
-
-    Raises:
-        BadImageError: it cannot be read or is damaged; the message is the reason.
-    """
+    """Return [H, W, 3] uint8 RGB 0-255, decoded as for packing, or raise a BadImageError."""
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:

@@ -51,11 +51,7 @@ class PredictionLog:
         self.key = digest.hexdigest()
 
     def prepare(self) -> None:
-        """Make the folder, and remove what another work left in it.
-
-        Raises:
-            DataError: it cannot be written.
-        """
+        """Make the folder without what another work left in it, or raise a DataError."""
         key = self.folder / KEY
         with writing(self.folder):
             if not key.is_file() or key.read_text() != self.key:

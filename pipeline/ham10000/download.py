@@ -54,13 +54,10 @@ class RemoteFile:
     """One file of the listing."""
 
     name: str
-    """Local file name."""
     url: str
-    """Its address."""
     size: int | None
     """Bytes, None where the listing does not say."""
     md5: str
-    """Digest, hexadecimal."""
     original: bool
     """Whether it is a table as deposited, not as Dataverse converted it."""
 

@@ -35,11 +35,7 @@ def members(path: Path) -> Iterator[tuple[str, str, int, int]]:
 
 
 def read(path: Path, name: str) -> bytes:
-    """Return the bytes of one image.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the bytes of one image, or raise an OSError."""
     try:
         return _open(path, os.getpid())[name][()].tobytes()
     except (KeyError, RuntimeError) as error:

@@ -145,12 +145,7 @@ class ImageStore:
         return ""
 
     def read(self, image_id: str) -> bytes:
-        """Return the bytes of an image file as they are, undecoded.
-
-        Raises:
-            DataError: there is no such image, its file cannot be read or is too large, or another
-                file of that id has other bytes.
-        """
+        """Return the bytes of an image file, undecoded; none, or two that differ: DataError."""
         first, *others = self.locations.get(image_id) or (None,)
         if first is None:
             raise DataError(f"no image {image_id} in {self.source}")

@@ -39,9 +39,6 @@ def merge(
     means another image in an earlier source gets its source's name; the rows of ``test_source`` are
     the test split, and count where another source holds the same image. ``sources`` are by name, in
     the order of precedence; with ``ids_are_global`` equal ids mean the same in all of them.
-
-    Raises:
-        DataError: there is no source of that name.
     """
     if test_source is not None and test_source not in sources:
         raise DataError(f"--test-source {test_source}: the sources are {', '.join(sources)}")

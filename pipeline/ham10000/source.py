@@ -54,7 +54,6 @@ class Source:
     labels: Kind = "dx"
     """``binary`` where only benign or malignant is known; dx is then a class in its place."""
     taxonomy: Taxonomy = HAM10000
-    """The classes of dx."""
     together: tuple[str, ...] = ("lesion_id",)
     """Columns of which an equal value means that two images belong together."""
     notes: tuple[str, ...] = ()

@@ -45,7 +45,6 @@ class Taxonomy:
     malignant: tuple[str, ...]
     """Those whose binary label is 1."""
     names: dict[str, str]
-    """The full name of each class."""
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Other names, codes and paths ``a:b`` that map to a class; a path holds for those below it."""
     none: tuple[str, ...] = ()
@@ -122,11 +121,7 @@ def described(values: Mapping[str, Any] | None) -> Taxonomy:
 
 
 def load(choice: str) -> Taxonomy:
-    """Return a shipped taxonomy by name, or the one of a TOML file.
-
-    Raises:
-        DataError: there is no such file, or it makes no sense; the message says where.
-    """
+    """Return a shipped taxonomy by name, or that of a TOML file; a DataError says what is wrong."""
     path = FOLDER / f"{choice}.toml" if choice in SHIPPED else Path(choice)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -141,11 +136,7 @@ def load(choice: str) -> Taxonomy:
 
 
 def taxonomy_of(values: Mapping[str, Any], where: str) -> Taxonomy:
-    """Return the taxonomy of a TOML file's values; see docs/data.md for its keys.
-
-    Raises:
-        DataError: a key that is not known, or values that contradict each other.
-    """
+    """Return the taxonomy of a TOML file's values (keys: docs/data.md), or raise a DataError."""
     known = ("classes", "malignant", "names", "aliases", "none", "title")
     unknown = [key for key in values if key not in known]
     if unknown:

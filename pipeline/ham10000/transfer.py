@@ -148,11 +148,7 @@ def _receive(
     size: int | None,
     progress: Callable[[int], object],
 ) -> None:
-    """Append the missing bytes to ``part`` with one request.
-
-    Raises:
-        HTTPError: the part is not complete; another request may complete it.
-    """
+    """Append the missing bytes to ``part`` with one request; HTTPError: some are still missing."""
     have = _size(part)
     progress(have)
     if have == size:

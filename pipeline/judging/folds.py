@@ -190,13 +190,8 @@ def spread_of(members: Sequence[Member]) -> dict:
             {"run": member.name, "n": len(member.validation), "threshold": member.card.threshold}
             | {name: float(found[name][0]) for name in SPREAD}
         )
-    values = {name: np.array([each[name] for each in runs]) for name in SPREAD}
-    spread = {
-        name: {"mean": float(v.mean()), "sd": float(v.std(ddof=1)), "min": float(v.min())}
-        | {"max": float(v.max())}
-        for name, v in values.items()
-    }
-    return {"runs": runs, "spread": spread}
+    spread = pd.DataFrame(runs)[[*SPREAD]].agg(["mean", "std", "min", "max"])
+    return {"runs": runs, "spread": spread.rename(index={"std": "sd"}).to_dict()}
 
 
 def tell(metrics: dict, out: Path) -> None:

@@ -111,10 +111,8 @@ def _quality(label: np.ndarray, prob: np.ndarray) -> dict[str, float]:
 
 def _summary(found: list[dict[str, float]]) -> dict:
     """Return the mean of each figure over draws, and its bounds."""
-    result: dict = {"draws": len(found)}
-    for name in found[0]:
-        drawn = np.array([each[name] for each in found])
-        result[name] = float(drawn.mean())
-        bounds = np.quantile(drawn, [0.025, 0.975])
-        result[f"{name}_bounds"] = [float(bound) for bound in bounds] if len(found) > 1 else None
+    result, drawn = {"draws": len(found)}, pd.DataFrame(found)
+    for name, values in drawn.items():
+        bounds = values.quantile([0.025, 0.975]).tolist() if len(found) > 1 else None
+        result |= {name: float(values.mean()), f"{name}_bounds": bounds}
     return result

@@ -154,10 +154,8 @@ def choose_threshold(
     """Return a threshold halfway between two neighbouring values of ``probability`` [N].
 
     It is the highest that reaches ``target_sensitivity``; without one, it maximises Youden's index
-    (sensitivity + specificity - 1), the higher threshold in a tie. ``malignant`` is 0 or 1, [N].
-
-    Raises:
-        DataError: one of the two labels does not occur.
+    (sensitivity + specificity - 1), the higher threshold in a tie. ``malignant`` is 0 or 1, [N];
+    that one of the two does not occur is a DataError.
     """
     malignant = np.asarray(malignant)
     positives, negatives = int((malignant == 1).sum()), int((malignant == 0).sum())

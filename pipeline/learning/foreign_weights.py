@@ -105,11 +105,7 @@ def fit(model: nn.Module, tree: Any, *, source: object, head: str, arch: str) ->
 
 
 def load_whole(model: nn.Module, state: Mapping[str, Tensor], *, source: object, arch: str) -> None:
-    """Load ``state``, whose names and shapes are all those of the network.
-
-    Raises:
-        DataError: names are missing or unexpected, or shapes differ.
-    """
+    """Load ``state``; names and shapes that are not the network's are a DataError."""
     try:
         model.load_state_dict(state)
     except RuntimeError as error:  # a line for what is missing, what is unexpected, each shape

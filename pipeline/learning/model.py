@@ -28,7 +28,6 @@ from pipeline.learning.foreign_weights import fit, load_from
 from pipeline.learning.probability import Outputs
 
 TIMM = "timm:"
-"""Prefix of timm's names."""
 
 AUXILIARY = ("AuxLogits", "aux1", "aux2")
 """Second classifiers of Inception and GoogLeNet, which return logits of their own in training."""

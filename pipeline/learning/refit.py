@@ -42,11 +42,7 @@ def without_head(model: nn.Module) -> nn.Module:
 def resampled(
     features: np.ndarray, target: np.ndarray, how: RefitHead, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return features [M, F] and classes [M] with every class equally frequent.
-
-    Raises:
-        DataError: a class has too few samples for SMOTE.
-    """
+    """Return features [M, F], classes [M], all equally frequent; too few for SMOTE: a DataError."""
     from imblearn.over_sampling import SMOTE, RandomOverSampler  # takes seconds to import
     from imblearn.under_sampling import RandomUnderSampler
 

@@ -50,7 +50,6 @@ class ModelCard:
     arch: str
     """Name of the architecture, of torchvision or ``timm:NAME``."""
     task: Task
-    """What the logits stand for."""
     classes: tuple[str, ...]
     """Names of the outputs, in the order of the logits."""
     image_size: int
@@ -84,7 +83,6 @@ class ModelCard:
     git_revision: str = ""
     """Of the code, with "+" where files had changed; empty outside a repository."""
     seed: int = 0
-    """Of the run."""
     epoch: int = 0
     """Epochs trained."""
     step: int = 0
@@ -100,13 +98,11 @@ class ModelCard:
     card_sha256: str = ""
     """Of all other values here, likewise."""
     arch_args: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the architecture."""
     taxonomy: Taxonomy = HAM10000
     """The classes of the data it was trained on."""
     members: tuple[dict[str, Any], ...] = ()
     """Cards of the networks of an ensemble, whose mean calibrated probability is its answer."""
     format_version: int = FORMAT_VERSION
-    """Of this card."""
 
     @property
     def outputs(self) -> Outputs:
@@ -137,11 +133,7 @@ class ModelCard:
         return scores(logits, self.outputs, decision, prior=prior, decide=decide, classes=classes)
 
     def at(self, tta: Tta) -> "ModelCard":
-        """Return the card with the threshold, temperature and bias that belong to ``tta``.
-
-        Raises:
-            DataError: none were fitted with it.
-        """
+        """Return the card with the decision that was fitted with ``tta``, or raise a DataError."""
         if tta == self.tta:
             return self
         if tta == "none" and self.without_tta is not None:

@@ -36,7 +36,6 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "oversampling": ("--balance", "oversample"),
     "undersampling": ("--balance", "undersample"),
 }
-"""The flags of each remedy."""
 
 REMEDY_FLAGS = ("--class-weights", "--loss", "--balance")
 """The flags that a remedy sets; one of them fixed takes the remedy out of the search."""

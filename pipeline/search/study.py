@@ -102,11 +102,7 @@ def open_study(
 
 
 def require_own_folder(out: Path, study: optuna.Study) -> None:
-    """Refuse a STUDY that holds another study's trials; processes of one study share it.
-
-    Raises:
-        DataError: it does.
-    """
+    """Raise a DataError where STUDY has another study's trials; processes of one study share it."""
     path = out / FOLDER
     with alone_in(out):
         if path.exists():
@@ -193,11 +189,7 @@ def run_of(trial: FrozenTrial) -> int:
 
 
 def patiently(call: Callable[[], T], *, seconds: float = 60.0) -> T:
-    """Return what ``call`` returns; try again while the database does not answer.
-
-    Raises:
-        DataError: it has not answered for ``seconds``.
-    """
+    """Return what ``call`` returns; a database that is away for ``seconds`` is a DataError."""
     give_up = None
     while True:
         try:

@@ -87,11 +87,7 @@ def search(
 
 
 def read_manifest(shards: str) -> bytes:
-    """Return the bytes of the shards' manifest, wherever they are.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Return the bytes of the shards' manifest, wherever they are, or raise a DataError."""
     content = store_for(shards).read("manifest.json")
     if content is None:
         raise DataError(

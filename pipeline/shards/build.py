@@ -36,10 +36,8 @@ def build_shards(
 ) -> Manifest:
     """Do what ``python -m pipeline.shards build`` does, without printing the result.
 
-    ``engine`` packs the shards; None is the one that the flags name.
-
-    Raises:
-        DataError: whatever the user can correct.
+    ``engine`` packs the shards; None is the one that the flags name. What the user can correct is a
+    DataError.
     """
     if engine is None:
         local = flags.engine == "local"

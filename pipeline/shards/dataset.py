@@ -51,7 +51,6 @@ class Split:
     """Reads columns of samples.csv, all where none is named: one row a sample in packing order,
     RangeIndex."""
     taxonomy: Taxonomy
-    """The classes of dx."""
 
     @property
     def samples(self) -> pd.DataFrame:
@@ -68,11 +67,7 @@ class Split:
         return sum(entry.samples for entry in self.entries)
 
     def locations(self) -> Locations:
-        """Read all indexes and return where each sample's JPEG lies.
-
-        Raises:
-            DataError: an index does not agree with the table.
-        """
+        """Return where each sample's JPEG lies; indexes unlike the table are a DataError."""
         indexes = [read_index(self.root / entry.index_path) for entry in self.entries]
         names = [name for index in indexes for name in index.names]
         if names != self.read(("image_id",))["image_id"].to_list():
@@ -97,7 +92,6 @@ class ShardSet:
     root: Path
     """Folder of the manifest."""
     manifest: Manifest
-    """What the set is."""
     manifest_sha256: str
     """Names the set: equal for equal source, flags and seed."""
 

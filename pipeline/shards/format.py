@@ -87,11 +87,7 @@ def _header(name: str, size: int) -> bytes:
 
 
 def read_index(path: Path) -> SampleIndex:
-    """Read an index file.
-
-    Raises:
-        DataError: the file is missing or is not an index of three-member samples.
-    """
+    """Read an index file; raise a DataError if it is not one of three-member samples."""
     try:
         first, *lines = path.read_text(encoding="ascii").splitlines()
         if first != f"{INDEX_VERSION} {len(lines)}":
@@ -111,11 +107,7 @@ def read_index(path: Path) -> SampleIndex:
 
 
 def read_tar(path: Path) -> list[TarSample]:
-    """Return the samples of a tar.
-
-    Raises:
-        DataError: the tar is truncated or holds something else than samples.
-    """
+    """Return the samples of a tar; raise a DataError if it is truncated or holds something else."""
     try:
         data = path.read_bytes()
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:

@@ -28,13 +28,7 @@ from pipeline.shards.storage.store import cache_folder
 
 
 def ensure_intact(shards: ShardSet, splits: Iterable[str], *, progress: bool = True) -> None:
-    """Raise if a shard of ``splits`` is not, byte for byte, what the manifest says.
-
-    Splits without samples are fine.
-
-    Raises:
-        DataError: a shard is damaged.
-    """
+    """Raise a DataError if a shard of ``splits`` is not, byte for byte, what the manifest says."""
     folds = shards.manifest.split["folds"]  # then val lies in the shards of train
     wanted = {"train" if folds and name == "val" else name for name in splits}
     entries = [entry for entry in shards.manifest.shards if entry.split in wanted]

@@ -36,7 +36,6 @@ class ShardEntry:
     fold: int | None
     """Cross-validation fold of its samples; None without folds, and for test."""
     samples: int
-    """Number of samples."""
     bytes: int
     """Size of the tar."""
     sha256: str
@@ -94,11 +93,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes, path: Path | str) -> "Manifest":
-        """Return the manifest in ``data``; ``path`` is for messages.
-
-        Raises:
-            DataError: it is no manifest, of another format version, or was edited.
-        """
+        """Return the manifest in ``data``, read from ``path``; edited or too new is a DataError."""
         try:
             content = json.loads(data)
             version = content.pop("format_version")
@@ -123,11 +118,7 @@ class Manifest:
 
 
 def load_manifest(root: Path) -> tuple[Manifest, str]:
-    """Return the manifest of the shards in ``root`` and the sha256 of its file.
-
-    Raises:
-        DataError: there is none, it is of another format version, or it was edited.
-    """
+    """Return the manifest of the shards in ``root`` and its file's sha256, or raise a DataError."""
     path = root / MANIFEST_NAME
     if not root.is_dir():
         raise DataError(

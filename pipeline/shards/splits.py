@@ -29,11 +29,7 @@ PAIR_COLUMNS: tuple[str, ...] = ("image_id_a", "image_id_b", "score")
 
 
 def read_pairs(path: Path, image_ids: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of a table of duplicates; every image id must be one of ``image_ids``.
-
-    Raises:
-        DataError: no such file, a missing column, or an id that the source does not have.
-    """
+    """Return the pairs of a table of duplicates; an id not in ``image_ids`` is a DataError."""
     if not path.is_file():
         raise DataError(f"no such file: {path}; --duplicates is a table of {PAIR_COLUMNS}")
     table = read_table(path)

@@ -5,7 +5,6 @@ python -m pipeline.shards stats shards/ham10000 [--out stats.png]
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -65,11 +64,7 @@ def tabulate(samples: pd.DataFrame, taxonomy: Taxonomy) -> dict[str, pd.DataFram
 
 
 def draw(tables: dict[str, pd.DataFrame], out: Path, taxonomy: Taxonomy) -> None:
-    """Draw each table as shares within its split, one picture.
-
-    Raises:
-        DataError: the picture cannot be written.
-    """
+    """Draw each table as shares within its split, one picture."""
     shown = {title: table for title, table in tables.items() if title != TOTALS}
     figure, row = blank(24, 8, len(shown))
     for axes, (title, table) in zip(row, shown.items(), strict=True):
@@ -81,12 +76,9 @@ def draw(tables: dict[str, pd.DataFrame], out: Path, taxonomy: Taxonomy) -> None
 
 
 def _bars(axes: Axes, title: str, table: pd.DataFrame, names: list[str]) -> None:
-    shares = table / table.sum()
-    width = 0.8 / len(table.columns)
-    for number, split in enumerate(table.columns):
-        places = np.arange(len(table)) + (number - (len(table.columns) - 1) / 2) * width
-        bars = axes.barh(places, shares[split], height=width, label=str(split))
-        axes.bar_label(bars, [f" {count:,}" for count in table[split]], fontsize=7)
+    (table / table.sum()).plot.barh(ax=axes, width=0.8, legend=False)
+    for bars, split in zip(axes.containers, table.columns, strict=True):
+        axes.bar_label(bars, [f" {count:,}" for count in table[split]], fontsize=7)  # type: ignore[arg-type]
     axes.set_yticks(range(len(table)), names, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.12)

@@ -36,11 +36,8 @@ class Verdict:
     """What ``verify`` found."""
 
     manifest_sha256: str
-    """Names the set."""
     samples: int
-    """Samples in the table."""
     shards: int
-    """Shards in the manifest."""
     problems: tuple[str, ...]
     """What is wrong; empty if the set can be trusted."""
     leaks: tuple[str, ...]

@@ -73,11 +73,7 @@ def bootstrap_p(draws: np.ndarray) -> float:
 
 
 def aligned(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return both tables in the order of the first.
-
-    Raises:
-        DataError: they are not of the same images, or their labels differ.
-    """
+    """Return both tables in the order of the first; other images or labels are a DataError."""
     ids, others = set(first["image_id"]), set(second["image_id"])
     if ids != others:
         raise DataError(

@@ -33,11 +33,9 @@ class DataCard:
     num_training: int
     """Images that the checkpoint was trained or chosen on."""
     tta: str
-    """Test-time augmentation in use."""
     backend: str
     """Loader's backend and device, as "dali on cuda"."""
     command: str
-    """As typed."""
     data: dict[str, Any] = field(default_factory=dict)
     """What is stated of the data; see ``pipeline.ham10000.layouts.data_card``."""
     classes: dict[str, str] = field(default_factory=dict)

@@ -31,7 +31,6 @@ FACTOR_NAMES = {
     "sharpness_band": "Sharpness, quarter",
     "brightness_band": "Brightness, quarter",
 }
-"""Headings of the factors."""
 
 Row = tuple[str, dict | None]
 """A label, and a level's entry; None for a heading."""

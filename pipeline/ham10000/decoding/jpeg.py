@@ -30,12 +30,10 @@ class BadImageError(ValueError):
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """Size and kind of a JPEG, from its markers."""
+    """Size (pixels) and kind of a JPEG, from its markers."""
 
     width: int
-    """Pixels."""
     height: int
-    """Pixels."""
     components: int
     """1 is grey, 3 colour, 4 CMYK."""
     common: bool
@@ -43,7 +41,6 @@ class JpegHeader:
     has_exif: bool
     """There is an EXIF block, which may name a rotation."""
     has_profile: bool
-    """There is a colour profile."""
     spans: tuple[tuple[int, int], ...]
     """First byte and end of what decoders need: without what follows the picture's end, and
     without the segments that may name a person or a place."""
@@ -56,11 +53,7 @@ class JpegHeader:
 
 
 def read_header(data: bytes) -> JpegHeader:
-    """Read all markers of ``data``, which begins with ``SOI``.
-
-    Raises:
-        BadImageError: it ends early, or its structure is not that of a JPEG.
-    """
+    """Read all markers of ``data``, which begins with ``SOI``; BadImageError: it is damaged."""
     kind, frame, has_exif, has_profile = 0, b"", False, False
     position, kept, spans = len(SOI), 0, []
     while True:

@@ -36,14 +36,12 @@ _FORMATS = ("PNG", "BMP", "TIFF", "WEBP")
 
 
 class Found(NamedTuple):
-    """What an image file holds: a JPEG that can be used as it is, or pixels."""
+    """What an image file holds: a JPEG that can be used as it is, or pixels; its size in pixels."""
 
     jpeg: bytes
     """8 bits, YCbCr, upright; ends with its end marker; not yet decoded. Empty: see ``pixels``."""
     width: int
-    """Pixels."""
     height: int
-    """Pixels."""
     pixels: NDArray[np.uint8] | None
     """[H, W, 3] RGB where ``jpeg`` is empty."""
     note: str | None
@@ -76,11 +74,7 @@ def examine(data: bytes) -> Found:
 
 
 def rgb_pixels(data: bytes) -> NDArray[np.uint8]:
-    """Return the pixels [H, W, 3] uint8 of an image file.
-
-    Raises:
-        BadImageError: see ``examine``.
-    """
+    """Return the pixels [H, W, 3] uint8 of an image file; BadImageError: see ``examine``."""
     found = examine(data)
     return decode(found.jpeg, "RGB") if found.pixels is None else found.pixels
 

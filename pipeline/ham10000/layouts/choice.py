@@ -37,7 +37,6 @@ class Choice:
     kind: str = "images"
     """What it comes from; see ``Source.kind``."""
     required: tuple[str, ...] = ()
-    """Columns that it must have."""
     beside: list[Path] = field(default_factory=list)
     """Tables with an image id and no diagnosis."""
     by_lesion: list[Path] = field(default_factory=list)
@@ -60,11 +59,7 @@ class Choice:
 
 
 def choose_table(source: Path, taxonomy: Taxonomy, *, without: Path | None = None) -> Choice:
-    """Return which table of ``source`` describes the images; ``without`` is not looked at.
-
-    Raises:
-        DataError: several do.
-    """
+    """Return which table of ``source``, but ``without``, describes images; several: a DataError."""
     ham = find_table(source, "HAM10000_metadata")
     if ham:
         return Choice(taxonomy, ham, "ham10000", COLUMNS)

@@ -40,11 +40,7 @@ PUBLISHED_LESION = re.compile(r"HAM_000\d{4}")
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Return the card in a TOML file.
-
-    Raises:
-        DataError: it cannot be read, or a field is unknown or of the wrong type.
-    """
+    """Return the card in a TOML file; a DataError says which field is wrong."""
     try:
         card = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -60,11 +60,7 @@ def has_labels(columns: Sequence[str], taxonomy: Taxonomy) -> bool:
 
 
 def read_labels(table: pd.DataFrame, path: Path, taxonomy: Taxonomy) -> ImageLabels:
-    """Return the labels of a table for which ``has_labels`` is true.
-
-    Raises:
-        DataError: a value that is not understood.
-    """
+    """Return a table's labels (see ``has_labels``); a value that means nothing is a DataError."""
     columns = list(table.columns)
     named = next((name for name in ("dx", "diagnostic") if name in columns), None)
     if named:

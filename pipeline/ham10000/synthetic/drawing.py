@@ -189,4 +189,3 @@ LOOKS: dict[str, Look] = {
         (0, 0), ((112, 20, 52),), (0.3, 10), (8, 22), 0.14, (112, 20, 52), "df",
     ),
 }  # fmt: skip
-"""One look per diagnosis."""

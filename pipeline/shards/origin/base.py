@@ -34,7 +34,6 @@ class Base:
     """A finished set that a new one grows from."""
 
     shards: ShardSet
-    """The set."""
     flags: BuildFlags
     """Of the build, with the settings that are OLD's."""
     held: Mapping[str, Mapping[str, str]]
@@ -123,11 +122,7 @@ class Base:
 
 
 def open_base(flags: BuildFlags) -> Base:
-    """Open ``--base`` and return it with the flags of the build.
-
-    Raises:
-        DataError: it cannot be used, or a flag asks for something else than it has.
-    """
+    """Open ``--base`` and return it with the build's flags; those that contradict: DataError."""
     assert flags.base
     root = flags.base
     if is_remote(root):

@@ -35,7 +35,6 @@ class BuildPlan:
     """Which image goes into which shard."""
 
     source: Source
-    """Table and images."""
     flags: BuildFlags
     """Of the command, with defaults that suit the source."""
     pairs: tuple[tuple[str, str], ...]
@@ -49,7 +48,6 @@ class BuildPlan:
     added_pairs: int = 0
     """How many of the pairs are from --duplicates."""
     base: Base | None = None
-    """What the set grows from."""
 
     @property
     def official_test(self) -> dict[str, int]:
@@ -103,12 +101,7 @@ class BuildPlan:
 
 
 def make_plan(source: Source, flags: BuildFlags, base: Base | None = None) -> BuildPlan:
-    """Return the plan: a function of the source's table and the flags.
-
-    Raises:
-        DataError: flags that do not suit the source, an image id that cannot be packed, or too few
-            images for the splits.
-    """
+    """Return the plan, a function of source and flags; what does not suit is a DataError."""
     if base:
         base.require_alike(source)
     elif flags.splits.test_fraction == 1:  # then all are the test split, whatever a table says

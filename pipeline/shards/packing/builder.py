@@ -85,11 +85,7 @@ def _finished(store: Store, asked: dict[str, Any]) -> Manifest | None:
 
 
 def _claim(store: Store, asked: dict[str, Any]) -> bytes:
-    """Prepare ``store``: keep what the same build completed, remove another unfinished one.
-
-    Returns:
-        What the unfinished build is made from.
-    """
+    """Prepare ``store`` and return its key: keep what this build completed, remove another's."""
     key = json.dumps(asked, sort_keys=True).encode()
     earlier = store.read(KEY_NAME)
     others = [name for name in store.sizes() if not any(map(is_clutter, name.split("/")))]

@@ -22,11 +22,7 @@ from pipeline.shards.packing.shard_plan import SUBSAMPLING, EncodeSettings
 
 
 def encode(data: bytes, settings: EncodeSettings) -> tuple[bytes, str | None]:
-    """Return the JPEG to pack for an image file, and what was converted (None: nothing).
-
-    Raises:
-        BadImageError: the file is empty, damaged, too large or no image; the message is the reason.
-    """
+    """Return the JPEG to pack, and what was converted or None; BadImageError: see ``examine``."""
     found = examine(data)
     target = _target(found.width, found.height, settings.image_size)
     if found.pixels is not None:

@@ -57,13 +57,9 @@ class PackWork:
     """Pack and publish one shard; picklable, and safe to call again for the same shard."""
 
     images: ImageStore
-    """Where image bytes come from."""
     store: Store
-    """Where shards go."""
     settings: EncodeSettings
-    """How image bytes are made."""
     on_bad_image: OnBadImage
-    """Whether a bad image ends the build."""
     classes: tuple[str, ...]
     """Of the taxonomy, by index."""
 
@@ -89,7 +85,7 @@ class PackWork:
     def _pack(self, shard: ShardPlan) -> tuple[list[bytes], bytes, Receipt]:
         """Return the bytes of tar (in pieces) and index, and the receipt."""
         samples: list[TarSample] = []
-        kept: list[dict[str, Any]] = []
+        counts = dict.fromkeys(self.classes, 0)
         notes: dict[str, list[tuple[str, str]]] = {"sources": [], "rejected": [], "converted": []}
         for row in shard.rows:
             image_id = row["image_id"]
@@ -109,9 +105,18 @@ class PackWork:
                 notes["converted"].append((image_id, conversion))
             notes["sources"].append((image_id, sha256(data)))
             samples.append(tar_sample(row, jpeg, self.classes))
-            kept.append(row)
+            counts[row["dx"]] += 1
         tar, index = write_tar(samples)
-        entry = _entry(shard, kept, tar, index, self.classes)
+        entry = ShardEntry(
+            path=shard.path,
+            split=shard.split,
+            fold=shard.fold,
+            samples=len(samples),
+            bytes=sum(map(len, tar)),
+            sha256=sha256(*tar),
+            index_sha256=sha256(index),
+            class_counts=counts,
+        )
         return tar, index, Receipt(entry, **{key: tuple(note) for key, note in notes.items()})
 
 
@@ -126,25 +131,6 @@ def tar_sample(row: dict[str, Any], jpeg: bytes, classes: Sequence[str]) -> TarS
         jpg=jpeg,
         cls=str(classes.index(row["dx"])).encode(),
         json=json.dumps(row, sort_keys=True).encode(),
-    )
-
-
-def _entry(
-    shard: ShardPlan,
-    rows: Sequence[dict[str, Any]],
-    tar: Sequence[bytes],
-    index: bytes,
-    classes: Sequence[str],
-) -> ShardEntry:
-    return ShardEntry(
-        path=shard.path,
-        split=shard.split,
-        fold=shard.fold,
-        samples=len(rows),
-        bytes=sum(map(len, tar)),
-        sha256=sha256(*tar),
-        index_sha256=sha256(index),
-        class_counts={dx: sum(row["dx"] == dx for row in rows) for dx in classes},
     )
 
 

@@ -27,7 +27,7 @@ from pipeline.files import sha256, sha256_of
 from pipeline.folders import is_clutter
 from pipeline.shards.manifest import MANIFEST_NAME, Manifest
 from pipeline.shards.storage.refusal import reason_of
-from pipeline.shards.storage.store import LocalStore, Store, cache_folder
+from pipeline.shards.storage.store import RESUMES, LocalStore, Store, cache_folder
 
 REMOTE = re.compile(r"([a-z][a-z0-9+]+):/+(.+)")
 """A URL; with one slash too, because a Path makes one of two."""
@@ -76,11 +76,7 @@ class ObjectStore:
     """A prefix in object storage; see ``Store``. Cheap to pickle: each process connects itself."""
 
     def __init__(self, url: str) -> None:
-        """Use the prefix at ``url``.
-
-        Raises:
-            DataError: it is no URL, of an unknown kind, or there are no credentials for it.
-        """
+        """Use the prefix at ``url``; raise a DataError if it or its credentials will not do."""
         found = REMOTE.fullmatch(url)
         if found is None:
             raise DataError(f"{url} is no URL; expected s3://bucket/prefix")
@@ -94,12 +90,7 @@ class ObjectStore:
 
     @contextmanager
     def _connected(self, action: str) -> Iterator[Any]:
-        """Yield obstore's store at the URL.
-
-        Raises:
-            FileNotFoundError: from the block, as it is.
-            DataError: the storage refuses the ``action`` ("list") or cannot be reached.
-        """
+        """Yield obstore's store; errors in the block, but FileNotFoundError, become a DataError."""
         slow = f"cannot yet {action} {self.url} after {SLOW:.0f} s: slow or away; still trying"
         try:
             with told_if_slow(slow, SLOW):
@@ -113,8 +104,7 @@ class ObjectStore:
                 raise
             raise DataError(
                 f"cannot {action} {self.url}: {reason_of(error)}; check bucket, credentials and "
-                f"endpoint (AWS_ENDPOINT_URL). Complete files stay: the same command continues "
-                f"from them"
+                f"endpoint (AWS_ENDPOINT_URL). {RESUMES}"
             ) from error
 
     def publish(self, name: str, *pieces: bytes) -> None:
@@ -165,11 +155,7 @@ class ObjectStore:
         return nullcontext()
 
     def fetch(self, name: str, target: Path, digest: str | None = None) -> None:
-        """Copy one object to ``target``, which appears when it is whole and has the digest.
-
-        Raises:
-            DataError: there is no such object, or twice its sha256 was not ``digest``.
-        """
+        """Copy one object to ``target``, whole and with the digest, or raise a DataError."""
         for _ in range(2):
             data = self.read(name)
             if data is None:

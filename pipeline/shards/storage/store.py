@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import DataError
-from pipeline.files import forget, is_unfinished, write_file
+from pipeline.files import forget, is_unfinished, write_file, writing
 from pipeline.owner import sole_writer
+
+RESUMES = "Complete files stay: the same command continues from them"
 
 
 class Store(Protocol):
     """What the builder needs of the place it writes to."""
 
     def publish(self, name: str, *pieces: bytes) -> None:
-        """Write a file of these bytes; it appears under its name whole or not at all.
-
-        Raises:
-            DataError: the disk is full, the storage cannot be reached, and the like.
-        """
+        """Write a file of these bytes, whole or not at all, or raise a DataError."""
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file, None where there is none."""
@@ -49,7 +47,6 @@ class LocalStore:
     """A folder on a file system, made with the first file; see ``Store``."""
 
     root: Path
-    """The folder."""
 
     def __str__(self) -> str:
         """Return the folder."""
@@ -57,16 +54,10 @@ class LocalStore:
 
     def publish(self, name: str, *pieces: bytes) -> None:
         """Write beside, flush to the disk, rename."""
-        path = self.root / name
-        try:
+        path, space = self.root / name, f"free some space ({sum(map(len, pieces)):,} bytes)"
+        with writing(path, f"{space} or write elsewhere. {RESUMES}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, *pieces)
-        except OSError as error:
-            size = sum(map(len, pieces))
-            raise DataError(
-                f"cannot write {path} ({size:,} bytes): {error.strerror or error}; free some space "
-                f"or write elsewhere. Complete files stay: the same command continues from them"
-            ) from error
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file."""
