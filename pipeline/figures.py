@@ -137,10 +137,7 @@ def contact_sheet(
     size: tuple[int, int] = (160, 160),
     headings: Sequence[str] = (),
 ) -> Image.Image:
-    """Lay tiles out in rows of at most ``columns`` below a title, with headings of the columns.
-
-    ``size`` is width and height of one picture, pixels.
-    """
+    """Lay tiles, pictures of ``size`` (width, height, pixels), out in rows below a title."""
     heading = font(17, bold=True)
     wide = max((len(tile.pictures) for tile in tiles), default=1) * size[0]
     lines = max((len(tile.lines) for tile in tiles), default=0)
@@ -156,18 +153,14 @@ def contact_sheet(
         draw.text((GAP + place * step[0], TITLE - 2), text, fill=GREY, font=font(12))
     for place, tile in enumerate(tiles):
         row, column = divmod(place, columns)
-        _draw_tile(page, draw, tile, (GAP + column * step[0], top + row * step[1]), size)
+        _draw_tile(page, tile, (GAP + column * step[0], top + row * step[1]), size)
     return page
 
 
 def _draw_tile(
-    page: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    tile: Tile,
-    corner: tuple[int, int],
-    size: tuple[int, int],
+    page: Image.Image, tile: Tile, corner: tuple[int, int], size: tuple[int, int]
 ) -> None:
-    left, top = corner
+    (left, top), draw = corner, ImageDraw.Draw(page)
     for place, picture in enumerate(tile.pictures):
         scaled = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
         page.paste(scaled, (left + place * size[0], top))

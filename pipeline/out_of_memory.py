@@ -58,10 +58,7 @@ KINDS = (
 
 
 def out_of_memory(error: Exception) -> Exception:
-    """Return the DataError that says what to do if ``error`` means that memory ran out.
-
-    Any other error is returned as it is.
-    """
+    """Return the DataError that says what to do if ``error`` means out of memory, else itself."""
     message = str(error).lower()
     for kind in KINDS:
         if any(phrase in message for phrase in kind.phrases):

@@ -5,7 +5,7 @@ frame = read(Path("reports/r34/predictions.csv"))                 # the same flo
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,6 @@ REQUIRED = (*CORE, "group", "age", "sex", "localization", "dx_type")
 
 INTEGERS, FLOATS = ("label", "predicted"), ("age", "sharpness", "brightness")
 """Columns of numbers, besides ``prob_...`` and ``adjusted_...``; all others are text."""
-
-
-def renamed(by_class: Mapping[str, np.ndarray], names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Return probabilities [N] by other names; those of one name are added, those of none left."""
-    found: dict[str, np.ndarray] = {}
-    for dx, values in by_class.items():
-        if dx in names:  # a sum of float64 shares can exceed 1.0 by one rounding step
-            found[names[dx]] = np.minimum(found.get(names[dx], 0.0) + values, 1.0)
-    return found
 
 
 def judged_classes(frame: pd.DataFrame, taxonomy: Taxonomy) -> tuple[str, ...]:
@@ -118,11 +109,13 @@ def as_csv(frame: pd.DataFrame) -> str:
 def in_classes_of(frame: pd.DataFrame, own: Taxonomy, other: Taxonomy) -> pd.DataFrame:
     """Return a table with dx (else "") and probabilities in those classes of ``other`` that map."""
     shared = own.shared(other)
-    columns = {dx: f"prob_{dx}" for dx in judged_classes(frame, own)}
-    by_class = renamed({dx: frame[name].to_numpy() for dx, name in columns.items()}, shared)
-    table = frame.drop(columns=list(columns.values()))
-    named = {f"prob_{dx}": values for dx, values in by_class.items()}
-    return table.assign(dx=[shared.get(dx, "") for dx in frame["dx"]], **named)
+    columns = {f"prob_{dx}": shared.get(dx) for dx in judged_classes(frame, own)}
+    table = frame.drop(columns=[*columns])
+    for dx in dict.fromkeys(filter(None, columns.values())):
+        alike = [name for name, meant in columns.items() if meant == dx]
+        # a sum of float64 shares can exceed 1.0 by one rounding step
+        table[f"prob_{dx}"] = frame[alike].sum(axis=1).clip(upper=1.0)
+    return table.assign(dx=[shared.get(dx, "") for dx in frame["dx"]])
 
 
 def read(path: Path, taxonomy: Taxonomy = HAM10000) -> pd.DataFrame:

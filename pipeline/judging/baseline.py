@@ -15,7 +15,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation.flags import BaselineFlags
 from pipeline.evaluation.leak import LEVELS, overlap, refuse
 from pipeline.evaluation.metrics.binary import ranking_metrics
-from pipeline.evaluation.metrics.bootstrap import interval, resample
+from pipeline.evaluation.metrics.bootstrap import estimate
 from pipeline.evaluation.metrics.summary import summarise
 from pipeline.evaluation.predictions import as_csv, assemble
 from pipeline.evaluation.report.page import as_json, write_files
@@ -115,12 +115,8 @@ def beside(
         found = {key: theirs[key] for key in SHOWN}
         return found | {f"difference_{key}": ours[key] - theirs[key] for key in SHOWN}
 
-    values = statistic(np.ones((len(label), 1)))
-    draws = resample(statistic, groups, resamples=resamples, seed=seed)
-    entry = {key: float(value[0]) for key, value in values.items()}
-    return {
-        "patient": {"name": PATIENT, **entry, "ci95": {key: interval(draws[key]) for key in entry}}
-    }
+    figures, bounds = estimate(statistic, groups, resamples=resamples, seed=seed)
+    return {"patient": {"name": PATIENT, **figures, "ci95": bounds}}
 
 
 def read_features(path: Path, samples: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:

@@ -35,16 +35,11 @@ def as_webdataset(
 
     A sample is a dict: ``image`` ([H, W, 3] uint8 RGB), ``label`` (index of the diagnosis in
     the manifest's taxonomy; int64 when batched), ``image_id`` and ``metadata``
-    (``metadata.COLUMNS`` by name; a missing age is None).
+    (``metadata.COLUMNS`` by name; a missing age is None). Without ``decode``, ``image`` is the
+    bytes of the JPEG. With shards built for cross-validation, ``fold`` is the one that is val.
 
-    Args:
-        root: folder of finished shards.
-        split: train, val or test.
-        fold: with shards built for cross-validation, the one that is val.
-        shuffle: samples in the shuffle buffer; shards are shuffled too. 0: packing order.
-        seed: of the shuffle; each pass over the same object has another order (in a DataLoader
-            with ``persistent_workers=True``).
-        decode: False leaves ``image`` as the bytes of the JPEG.
+    ``shuffle`` is samples in the shuffle buffer; shards are shuffled too. 0: packing order. Each
+    pass over the same object has another order (in a DataLoader with ``persistent_workers=True``).
 
     Raises:
         DataError: the shards cannot be used, or, when reached, a JPEG cannot be decoded.

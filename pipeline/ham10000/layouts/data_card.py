@@ -61,10 +61,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def card_of(manifest: Mapping[str, Any], lesion_ids: Iterable[str]) -> dict[str, Any]:
-    """Return the card of shards: the manifest's, or what this package knows of their data.
-
-    ``lesion_ids`` are those of some of their images.
-    """
+    """Return the card of shards: the manifest's, or what this package knows of their lesions."""
     if card := manifest.get("data_card"):
         return card
     if manifest["source"].get("kind") != "ham10000":

@@ -60,10 +60,7 @@ class Look:
 
 
 def paint_lesion(rng: Generator, dx: str, size: tuple[int, int]) -> Canvas:
-    """Return a canvas with one lesion, large enough to be rotated and shifted.
-
-    ``size`` is width and height of the photographs to be taken, pixels.
-    """
+    """Return a canvas with one lesion, for photographs of ``size`` (width, height, pixels)."""
     look = LOOKS[dx]
     if (dx != "nv" and rng.random() < BORROWED) or rng.random() < BORROWED / 3:
         look = LOOKS[look.mistaken_for]
