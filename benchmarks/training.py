@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -233,13 +233,16 @@ def make_step(
     network: torch.nn.Module,
     device: torch.device,
     *,
-    compiled: bool = False,
+    compiled: Literal["", "default", "reduce-overhead"] = "",
     fused: bool = False,
 ) -> Step:
-    """Return one step of training on a batch; the work on a GPU goes on after it returns."""
+    """Return one step of training on a batch; the work on a GPU goes on after it returns.
+
+    ``compiled`` is the mode of torch.compile, "" for none.
+    """
     model = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused or None)
-    forward = torch.compile(model) if compiled else model
+    forward = torch.compile(model, mode=compiled) if compiled else model
 
     def step(batch: Batch) -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16):

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from functools import partial
+from typing import Literal
 
 import torch
 
@@ -15,49 +16,51 @@ from pipeline.loading.batch import Batch
 from pipeline.loading.loader import make_loader
 from pipeline.machine import cores
 
-RATIO, OVER = "step with loader over cached batch", "loader over the compiled step"
-COMPILED = "the same, compiled"
+Mode = Literal["", "default", "reduce-overhead"]
+"""Of torch.compile; "": not compiled."""
+RATIO, OVER = "step with loader over cached batch", "loader over that step"
+ROWS: dict[Mode, str] = {
+    "": "the same, fused optimizer",
+    "default": "the same, compiled",
+    "reduce-overhead": "the same, compiled, CUDA graphs",
+}
+"""Each with the fused optimizer; the last is what train.py --compile does on one GPU."""
 
 
 def run(plan: Plan) -> None:
     """Measure; the ratio comes before the batch sizes that take long to compile."""
-    attempt("step on one cached batch", partial(appetite, plan))
-    attempt("the same, fused optimizer", partial(appetite, plan, fused=True))
-    try:
-        with_loader(plan, compiled=True)
-    except Exception as error:
-        emit(COMPILED, status="FAIL", note=said(error))
-        attempt_pair(plan)
-        return
-    attempt(COMPILED, partial(appetite, plan, fused=True, compiled=True))
+    attempt("step on one cached batch", partial(appetite, plan, fused=False))
+    attempt(ROWS[""], partial(appetite, plan, fused=True))
+    with_loader(plan)
+    compiled(plan)
 
 
-def attempt_pair(plan: Plan) -> None:
-    """Print the rows with the loader, of the step that is not compiled, or why there are none."""
-    try:
-        with_loader(plan, compiled=False)
-    except Exception as error:
-        emit(RATIO, status="FAIL", note=said(error))
-        emit(OVER, status="FAIL", note=said(error))
+def appetite(plan: Plan, *, fused: bool) -> Found:
+    """Return the rate of the best batch size; all are in the figures."""
+    sizes = plan.scale.batch_sizes
+    return best_of({f"batch {size}": stepping(plan, "", size, fused=fused) for size in sizes})
 
 
-def appetite(plan: Plan, *, fused: bool = False, compiled: bool = False) -> Found:
-    """Return the rate of the best batch size; all are in the figures.
-
-    Compiling takes long, so what is known is printed after each size.
-    """
-    figures: dict[str, float | str] = {}
-    for size in plan.scale.batch_sizes:
-        try:
+def compiled(plan: Plan) -> None:
+    """Print the rates of the compiled steps after each size, as compiling takes long."""
+    figures: dict[Mode, dict[str, float | str]] = {"reduce-overhead": {}, "default": {}}
+    for size in sorted(plan.scale.batch_sizes, key=lambda size: size != plan.scale.batch_size):
+        for mode, found in figures.items():
             torch.compiler.reset()  # a second size would be compiled for any size
-            network = build_model(plan.scale.arch, 7)
-            step = make_step(network, device_of(plan), compiled=compiled, fused=fused)
-            figures[f"batch {size}"] = steps(plan, step, size)
-        except torch.OutOfMemoryError:
-            figures[f"batch {size}"] = "out of memory"
-        if compiled and isinstance(figures[f"batch {size}"], float):
-            emit(COMPILED, **best_of(figures))
-    return best_of(figures)
+            try:
+                found[f"batch {size}"] = stepping(plan, mode, size, fused=True)
+            except Exception as error:  # whatever goes wrong is reported
+                found[f"batch {size}"] = said(error)
+            attempt(ROWS[mode], partial(best_of, found))
+
+
+def stepping(plan: Plan, mode: Mode, size: int, *, fused: bool) -> float | str:
+    """Return images/s at a batch size, or that memory ran out."""
+    try:
+        network = build_model(plan.scale.arch, 7)
+        return steps(plan, make_step(network, device_of(plan), compiled=mode, fused=fused), size)
+    except torch.OutOfMemoryError:
+        return "out of memory"
 
 
 def best_of(figures: dict[str, float | str]) -> Found:
@@ -68,7 +71,7 @@ def best_of(figures: dict[str, float | str]) -> Found:
     """
     rates = {name: found for name, found in figures.items() if isinstance(found, float)}
     if not rates:
-        raise RuntimeError("out of memory at every batch size")
+        raise RuntimeError("; ".join(f"{name}: {found}" for name, found in figures.items()))
     best = max(rates, key=lambda name: rates[name])
     missing = [f"{name}: {found}" for name, found in figures.items() if name not in rates]
     return {"value": rates[best], "note": "; ".join([best, *missing]), "figures": figures}
@@ -86,28 +89,35 @@ def steps(plan: Plan, step: object, size: int) -> float:
     return round(rate(step, itertools.repeat(batch), 2 * plan.scale.seconds), 1)
 
 
-def with_loader(plan: Plan, *, compiled: bool) -> None:
-    """Print how the step fed by the loader compares with the same on a cached batch."""
+def with_loader(plan: Plan) -> None:
+    """Print how the step fed by the loader compares with the same on a cached batch.
+
+    Where it cannot be compiled, the step that is not compiled is compared.
+    """
     scale, device = plan.scale, device_of(plan)
-    loader = make_loader(
-        data.loaded(plan),
-        phase="train",
-        image_size=scale.image_size,
-        batch_size=scale.batch_size,
-        device=device,
-        threads=min(cores(), 16),
-        backend="dali",
-    )
-    step = make_step(build_model(scale.arch, 7), device, compiled=compiled, fused=True)
-    with contextlib.closing(loader):
-        row = measure(
-            loader,
-            step,
+    problems = []
+    for mode in ("reduce-overhead", "default", ""):
+        loader = make_loader(
+            data.loaded(plan),
+            phase="train",
             image_size=scale.image_size,
-            pairs=scale.pairs,
-            seconds=2.5 * scale.seconds,
+            batch_size=scale.batch_size,
+            device=device,
+            threads=min(cores(), 16),
+            backend="dali",
         )
-    figures = {"cached": row.cached, "loaded": row.loaded, "loader_alone": row.loader_alone}
-    words = f"batch {scale.batch_size}" + ("" if compiled else ", not compiled")
-    emit(RATIO, row.ratio, note=words, figures={**figures, "all": row.ratios})
-    emit(OVER, round(row.loader_alone / row.cached, 3), note=words, figures=figures)
+        times = {"pairs": scale.pairs, "seconds": 2.5 * scale.seconds}
+        try:
+            with contextlib.closing(loader):
+                step = make_step(build_model(scale.arch, 7), device, compiled=mode, fused=True)
+                row = measure(loader, step, image_size=scale.image_size, **times)
+        except Exception as error:  # whatever goes wrong is reported
+            problems.append(f"{mode or 'not compiled'}: {said(error)}")
+            continue
+        figures = {"cached": row.cached, "loaded": row.loaded, "loader_alone": row.loader_alone}
+        words = "; ".join([f"batch {scale.batch_size}, {mode or 'not compiled'}", *problems])
+        emit(RATIO, row.ratio, note=words, figures={**figures, "all": row.ratios})
+        emit(OVER, round(row.loader_alone / row.cached, 3), note=words, figures=figures)
+        return
+    emit(RATIO, status="FAIL", note="; ".join(problems))
+    emit(OVER, status="FAIL", note="; ".join(problems))

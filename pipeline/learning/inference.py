@@ -47,8 +47,8 @@ def average_logits(
     model: nn.Module, images: Tensor, *, accelerator: Accelerator, tta: Tta
 ) -> Tensor:
     """Return the logits [B, K] float32 of images [B, 3, H, W], averaged over the views."""
-    with accelerator.autocast():
-        return torch.stack([model(view).float() for view in views(images, tta)]).mean(0)
+    with accelerator.autocast():  # a CUDA graph's next output takes the place of this one
+        return torch.stack([model(view).float().clone() for view in views(images, tta)]).mean(0)
 
 
 @torch.inference_mode()

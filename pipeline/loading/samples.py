@@ -44,7 +44,7 @@ class Samples:
         """``[n] int64``, indexes into ``taxonomy.classes``."""
         self._ids: np.ndarray = np.array(table["image_id"].tolist(), np.bytes_)
         self._tars, self._offset, self._size = tars, where.offset, where.size
-        self._crc = checksums(split)
+        self._crc, self._sizes = checksums(split), np.zeros((len(table), 2), np.uint16)
         self._open = lru_cache(OPEN_SHARDS)(lambda shard: _OpenFile(tars[shard]))
 
     def __len__(self) -> int:
@@ -93,16 +93,16 @@ class Samples:
         Raises:
             DataError: one is no JPEG, or ends early (DALI would decode the rest without an error).
         """
-        found = []
         for row, jpeg in zip(rows, jpegs, strict=True):
             if not jpeg.endswith(END_OF_IMAGE):
                 raise self.undecodable(row, "no end-of-image marker at its end")
-            try:
-                height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
-            except ValueError as error:
-                raise self.undecodable(row, error) from error
-            found.append((int(width), int(height)))
-        return np.array(found)
+            if not self._sizes[row, 0]:  # a header is parsed once
+                try:
+                    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
+                except ValueError as error:
+                    raise self.undecodable(row, error) from error
+                self._sizes[row] = width, height
+        return self._sizes[rows].astype(int)
 
     def place(self, row: int) -> str:
         """Return image id, shard and offset of a sample, for a message."""

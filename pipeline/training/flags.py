@@ -115,7 +115,7 @@ class OptimisationFlags:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto: the launcher's precision where that is not "no", else bf16 where the device has it."""
     compile: bool = False
-    """Compile the network (a minute or more at the start)."""
+    """Compile the network (a minute or more at the start); one GPU then works by CUDA graphs."""
     sync_batch_norm: bool = False
     """Batch norm over the batches of all GPUs: for small --batch-size (below some 16). Each such
     layer then waits for all GPUs in every forward and backward pass, and cuts a compiled graph."""

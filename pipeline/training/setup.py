@@ -233,7 +233,11 @@ def make_state(
     weight_decay = flags.regularisation.decay(name)
     optimizer = make_optimizer(model, name, lr=flags.optimisation.lr, weight_decay=weight_decay)
     if flags.optimisation.compile:
-        model.compile()
+        # CUDA graphs spare the host a step's launches, which bound it on an H100; gradients that
+        # add up or are exchanged would lie in memory that the next graph writes
+        alone = accelerator.num_processes == 1 == flags.optimisation.accumulate
+        graphs = alone and accelerator.device.type == "cuda"
+        model.compile(mode="reduce-overhead" if graphs else "default")
     network, optimizer = accelerator.prepare(model, optimizer)
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     return TrainingState(accelerator, model, network, average, optimizer, sums)
