@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.cli import require_range
 from pipeline.errors import DataError
 from pipeline.loading.presets import Augment
 
@@ -89,11 +90,7 @@ class PreviewFlags:
 
     def __post_init__(self) -> None:
         """Refuse values that give no sheet."""
-        for name in ("samples", "versions", "image_size"):
-            if getattr(self, name) < 1:
-                raise DataError(f"--{name.replace('_', '-')} must be 1 or more")
-        for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise DataError(f"--{name} is the alpha of a Beta distribution: 0 (off) or more")
+        require_range(self, "above 0", "samples", "versions", "image_size")
+        require_range(self, "0 or above", "mixup", "cutmix")
         if (self.mixup or self.cutmix) and self.samples < 2:
             raise DataError("--mixup and --cutmix blend two images: --samples must be 2 or more")

@@ -122,10 +122,7 @@ def with_position(
 ) -> dict[str, Any]:
     """Return the progress in a checkpoint, with what earlier versions did not write.
 
-    Args:
-        progress: its values by name.
-        processes: that wrote the checkpoint.
-        batch_size: of each of them.
+    ``processes`` wrote it, each with a batch of ``batch_size``.
     """
     whole, launch = processes * batch_size, {"processes": processes, "batch_size": batch_size}
     first = {"epoch": 0, "position": 0, "step": 0, **launch}
@@ -152,12 +149,7 @@ def _check_unchanged(
 
 
 def find_checkpoint(run_dir: Path, where: str) -> Checkpoint | None:
-    """Return the checkpoint to resume from, or None for the beginning.
-
-    Args:
-        run_dir: RUN.
-        where: "auto" (the highest intact one), or the path of a checkpoint.
-    """
+    """Return the checkpoint to resume from: at a path, or with "auto" the highest intact one."""
     for folder in step_folders(run_dir) if where == "auto" else [Path(where)]:
         try:
             return read_checkpoint(folder)

@@ -55,16 +55,8 @@ def set_up(
 ) -> tuple[Run, EpochEnd]:
     """Return a run ready for its next step, and what closes its epochs.
 
-    Args:
-        flags: of train.py.
-        accelerator: of this process.
-        train: samples of the train split (image_id, lesion_id, group, dx, label, split).
-        val: samples of the validation split.
-        taxonomy: the classes of dx.
-        manifest: the shards' manifest.json.
-        manifest_sha256: its digest.
-        threads: CPU threads of this process.
-        pictures: gives images of the validation split, for the tracker.
+    ``train`` and ``val`` are the samples of the splits (image_id, lesion_id, group, dx, label,
+    split), ``manifest`` is the shards' manifest.json; ``pictures`` gives images of val by id.
     """
     interruption = Interruption()
     check_labels(val)
@@ -202,13 +194,9 @@ def first_card(
 def make_state(
     flags: TrainFlags, accelerator: Accelerator, outputs: int, *, fresh: bool
 ) -> TrainingState:
-    """Return network, average and optimizer, wrapped for this launch.
+    """Return network (of ``outputs`` logits), average and optimizer, wrapped for this launch.
 
-    Args:
-        flags: of train.py.
-        accelerator: of this process.
-        outputs: number of logits.
-        fresh: whether ``--weights`` are needed; a resumed run has its own.
+    ``fresh`` says whether ``--weights`` are needed; a resumed run has its own.
     """
     seed_all(flags.run.seed)
     weights = flags.model.weights if fresh else "none"

@@ -77,7 +77,7 @@ def test_the_command_draws_the_same_sheet_for_the_same_seed(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--samples", "0"), "--samples must be 1 or more"),
+        (("--samples", "0"), "--samples must be above 0"),
         (("--mixup", "0.4", "--samples", "1"), "--samples must be 2 or more"),
         (("--augment", "stong"), "strong"),
         (("--out", "/dev/null/a.png"), "/dev/null cannot be written to"),
