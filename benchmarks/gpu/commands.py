@@ -28,7 +28,7 @@ TERMINATED = 143
 
 def run(plan: Plan) -> None:
     """Train four times and print what came of it."""
-    more = ["--compile"]
+    more = ["--compile", *([] if plan.dry else ["--cuda-graphs"])]
     attempt(WAITING, lambda: whole(plan, more))
     if (plan.work / "whole" / "best").exists():
         killed(plan, more)

@@ -24,7 +24,7 @@ ROWS: dict[Mode, str] = {
     "default": "the same, compiled",
     "reduce-overhead": "the same, compiled, CUDA graphs",
 }
-"""Each with the fused optimizer; the last is what train.py --compile does on one GPU."""
+"""Each with the fused optimizer; the last is train.py --compile --cuda-graphs."""
 
 
 def run(plan: Plan) -> None:

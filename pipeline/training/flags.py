@@ -115,7 +115,10 @@ class OptimisationFlags:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """auto: the launcher's precision where that is not "no", else bf16 where the device has it."""
     compile: bool = False
-    """Compile the network (a minute or more at the start); one GPU then works by CUDA graphs."""
+    """Compile the network (a minute or more at the start)."""
+    cuda_graphs: bool = False
+    """With --compile and one GPU: launch its kernels as two graphs a step, not one by one, for a
+    GPU that waits for its host (small batches). Not yet run on hardware."""
     sync_batch_norm: bool = False
     """Batch norm over the batches of all GPUs: for small --batch-size (below some 16). Each such
     layer then waits for all GPUs in every forward and backward pass, and cuts a compiled graph."""
@@ -125,10 +128,8 @@ class OptimisationFlags:
         require_range(self, "above 0", "epochs", "lr", "accumulate", "plateau_patience")
         require_range(self, "0 or above", "early_stopping", "clip_norm", "freeze_epochs")
         if not 0 <= self.warmup < self.epochs:
-            raise DataError(
-                f"--warmup-epochs must be from 0 to below --epochs {self.epochs}, "
-                f"not {self.warmup_epochs}"
-            )
+            allowed = f"--warmup-epochs must be from 0 to below --epochs {self.epochs}"
+            raise DataError(f"{allowed}, not {self.warmup_epochs}")
 
     @property
     def warmup(self) -> float:

@@ -203,6 +203,10 @@ def make_state(
     synchronised = flags.optimisation.sync_batch_norm and accelerator.num_processes > 1
     if synchronised and accelerator.device.type == "cpu":
         raise DataError("--sync-batch-norm needs GPUs: torch has none for CPUs; leave it out")
+    graphs, alone = flags.optimisation.cuda_graphs, accelerator.num_processes == 1
+    alone &= flags.optimisation.accumulate == 1  # summed gradients would be written over
+    if graphs and not (alone and flags.optimisation.compile and accelerator.device.type == "cuda"):
+        raise DataError("--cuda-graphs needs --compile, one process on a GPU, no --accumulate")
     with accelerator.main_process_first():  # the weights may have to be fetched, once
         model = build_model(
             flags.model.arch,
@@ -221,10 +225,6 @@ def make_state(
     weight_decay = flags.regularisation.decay(name)
     optimizer = make_optimizer(model, name, lr=flags.optimisation.lr, weight_decay=weight_decay)
     if flags.optimisation.compile:
-        # CUDA graphs spare the host a step's launches, which bound it on an H100; gradients that
-        # add up or are exchanged would lie in memory that the next graph writes
-        alone = accelerator.num_processes == 1 == flags.optimisation.accumulate
-        graphs = alone and accelerator.device.type == "cuda"
         model.compile(mode="reduce-overhead" if graphs else "default")
     network, optimizer = accelerator.prepare(model, optimizer)
     sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)

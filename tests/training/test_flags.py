@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import DataError
@@ -132,6 +133,18 @@ def test_flags_that_no_step_depends_on_may_change():
     assert changed_flags(now | {"tta": "flips", "threads": 3, "epochs": 9, "notes": "a"}, now) == []
     cosine = now | {"schedule": "cosine"}
     assert changed_flags(cosine | {"epochs": 9}, cosine) == ["--epochs: 9 before, 30 now"]
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_give_the_losses_of_single_launches(command, tiny, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    flags = [*tiny, "--epochs", "2", "--dropout", "0.2", "--freeze-epochs", "1", "--clip-norm", "1"]
+    for name, more in (("plain", ()), ("graphs", ("--compile", "--cuda-graphs"))):
+        done = command("train.py", *flags, "--run-dir", tmp_path / name, *more, timeout=500)
+        assert done.returncode == 0, done.stdout + done.stderr
+    losses = [pd.read_csv(tmp_path / n / "history.csv")["val_loss"] for n in ("plain", "graphs")]
+    assert losses[1].to_numpy() == pytest.approx(losses[0], rel=0.1)
 
 
 @pytest.mark.slow

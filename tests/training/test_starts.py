@@ -81,6 +81,12 @@ def test_batch_norm_cannot_be_shared_by_cpus(train, tiny, tmp_path):
     assert outcome.text.count("error:") == 1 and "--sync-batch-norm needs GPUs" in outcome.text
 
 
+def test_cuda_graphs_without_a_gpu_are_refused(train, tiny, tmp_path):
+    outcome = train(*tiny, "--run-dir", tmp_path, "--compile", "--cuda-graphs")
+    assert outcome.codes == [2]
+    assert "--cuda-graphs needs --compile, one process on a GPU, no --accumulate" in outcome.text
+
+
 def test_without_mixed_precision_float32_is_float32_on_a_gpu_too(command):
     code = (
         "import torch; from pipeline.training.processes import make_accelerator\n"
