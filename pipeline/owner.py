@@ -79,10 +79,7 @@ def sole_writer(folder: Path, flag: str) -> Iterator[None]:
     """Be the only process that writes to ``folder``, made where absent, during the block.
 
     A folder that was made for the block and is empty after it (a mistake ended it) is removed.
-    ``flag`` of the command line names it in the message.
-
-    Raises:
-        DataError: another process writes there, or nobody can.
+    That another process writes there, or nobody can, is a DataError, which names it by ``flag``.
     """
     me, path, made = Owner.present(), folder / OWNER, not folder.exists()
     with writing(path, f"{flag} must be a folder with free space that you may write to"):

@@ -33,10 +33,8 @@ def find_images(places: Sequence[Path], *, skip: bool = False) -> tuple[list[Pat
     """Return every image among ``places`` and below the folders among them, and what to tell.
 
     Each path comes once; a folder's are sorted. Hidden files and those that systems leave are
-    passed over below a folder. ``skip`` leaves out, with a note, what cannot be read.
-
-    Raises:
-        DataError: there is no image, or one that cannot be read.
+    passed over below a folder. ``skip`` leaves out, with a note, what cannot be read; else that
+    is a DataError, as is a place without an image.
     """
     found: dict[Path, None] = {}
     unread: Counter[str] = Counter()

@@ -86,12 +86,9 @@ class PredictionLog:
             yield append
 
     def results(self, outputs: int) -> tuple[np.ndarray, dict[int, str]]:
-        """Return the logits [N, K] float32 of the images read, and why others were left out.
+        """Return the logits [N, ``outputs``] float32 of the images read, and why others were not.
 
-        ``outputs``: K, of the network.
-
-        Raises:
-            DataError: no image could be read, or a batch is not there.
+        A batch that is not there, and images none of which could be read, are a DataError.
         """
         logits = np.zeros((len(self.paths), outputs), np.float32)
         done = np.zeros(len(self.paths), bool)

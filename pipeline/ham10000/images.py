@@ -73,10 +73,7 @@ class ImageStore:
         """List the images in the folder ``source``.
 
         ``names`` has file name or path by image id, as a table gives it; without it each file's id
-        is its name without the extension.
-
-        Raises:
-            DataError: no such folder, or a zip that cannot be read.
+        is its name without the extension. A zip that cannot be read is a DataError.
         """
         self.source = require_folder(source)
         self.containers = find_containers(self.source)

@@ -73,15 +73,12 @@ def open_source(
     image_types: Sequence[ImageType] = (),
     on_bad_image: OnBadImage = "error",
 ) -> Source:
-    """Read and check the tables of ``path`` and find the images.
+    """Read and check the tables of ``path`` and find the images, or raise a DataError.
 
     Tried in this order: HAM10000's metadata, a table that names images and what they show, images
     in one folder a class; the official test set joins any of them, or stands alone. See
     ``read_images`` for ``image_types``; with ``on_bad_image`` "skip", rows without an image are
     left out.
-
-    Raises:
-        DataError: the folder cannot be used; the message says why.
     """
     path = require_folder(path)
     truth = find_table(path, GROUND_TRUTH)

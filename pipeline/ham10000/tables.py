@@ -39,8 +39,7 @@ def column_name(name: str) -> str:
 def read_table(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> pd.DataFrame:
     """Read the columns that ``wanted`` accepts (all by default) as strings, "" where missing.
 
-    Raises:
-        DataError: the file cannot be read, is no table, or a row has more values than the header.
+    A file that is no table, and a row with more values than the header, are a DataError.
     """
     rows = read_rows(path)
     header = next(rows)[1]
@@ -67,10 +66,7 @@ def read_table(path: Path, wanted: Callable[[str], bool] = lambda name: True) ->
 def read_rows(path: Path, most: int = -1) -> Iterator[tuple[int, list[str]]]:
     """Yield the header as it stands there and each row after it, with the line in which it ends.
 
-    ``most``: bytes of the file to read at most.
-
-    Raises:
-        DataError: the file cannot be read or is no table.
+    At most ``most`` bytes are read; a file that is no table is a DataError.
     """
     try:
         with path.open("rb") as file:

@@ -21,10 +21,8 @@ NAMED = 5
 def check_content(opened: Opened, at: Path, *, allowed: bool) -> int:
     """Return how many judged images show a lesion that the checkpoint was trained or chosen on.
 
-    ``at`` are shards that hold the training images.
-
-    Raises:
-        DataError: ``at`` lacks some of them, or something is found and not ``allowed``.
+    ``at`` are shards that hold the training images; that they lack some is a DataError, and that
+    something is found, unless ``allowed``.
     """
     shards, training = opened.shards, opened.training
     trained = open_shards(at)

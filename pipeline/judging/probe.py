@@ -46,10 +46,8 @@ def linear_probe(
     """Return a card with the fitted calibration and threshold, and logits [M, 2] of ``rows``.
 
     ``vectors`` are float [N, F], one for each of ``samples`` (label, group); it is fitted on those
-    of ``train``, bool [N]. ``rows``, int [M] or bool [N], are judged.
-
-    Raises:
-        DataError: too few groups of a class to fit on.
+    of ``train``, bool [N]. ``rows``, int [M] or bool [N], are judged. Too few groups of a class to
+    fit on are a DataError.
     """
     label, groups = samples["label"].to_numpy()[train], samples["group"].to_numpy()[train]
     fewest = min(len(set(groups[label == k])) for k in (0, 1))

@@ -77,10 +77,7 @@ def fit(model: nn.Module, tree: Any, *, source: object, head: str, arch: str) ->
     """Load the network's tensors among those of ``tree``, and say in a line what was taken.
 
     A last layer (the module ``head``) of another shape leaves the network's own. Tensors of modules
-    that the network lacks are left out.
-
-    Raises:
-        DataError: tensors are missing, unexpected or of other shapes.
+    that the network lacks are left out; missing or unexpected ones are a DataError.
     """
     own, root = model.state_dict(), head.partition(".")[0]
     body = {k: v.shape for k, v in own.items() if not k.startswith(f"{head}.")}

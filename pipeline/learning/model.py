@@ -135,10 +135,7 @@ def make_network(
     """Return the network, on the CPU, in training mode.
 
     Its last layer may have another number of outputs than ``outputs``; ``arch_args`` are keyword
-    arguments of its constructor.
-
-    Raises:
-        DataError: there is no such name or argument, or the weights cannot be fetched.
+    arguments of its constructor. What cannot be made, or fetched, is a DataError.
     """
     make = _timm_network if arch.startswith(TIMM) else _torchvision_network
     try:

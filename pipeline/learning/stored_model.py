@@ -209,10 +209,7 @@ def load_stored(
     """Return the model (on the CPU, eval mode), its card and its train and validation samples.
 
     ``path`` is RUN, RUN/best or RUN/checkpoints/step-XXXXXXXX; ``allow_edited`` goes on although
-    ``edits`` finds some.
-
-    Raises:
-        DataError: there is no stored model, it is damaged, or its parts do not fit together.
+    ``edits`` finds some. No stored model, a damaged one, and parts that do not fit are a DataError.
     """
     folder = stored_folder(Path(path))
     card = read_card(folder)

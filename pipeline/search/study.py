@@ -67,10 +67,7 @@ def open_study(
 
     ``setting`` has flags, ranges and shards, compared with those of the study's first process;
     ``heartbeat`` is seconds between a trial's heartbeats, ``grace`` those without one after which a
-    trial is retried.
-
-    Raises:
-        DataError: the database cannot be opened, or the study has another setting.
+    trial is retried. Another setting, or a database that cannot be opened, is a DataError.
     """
     attempt = 0
     while True:

@@ -145,13 +145,10 @@ class ShardSet:
 
 
 def open_shards(root: Path) -> ShardSet:
-    """Open a finished set of shards and check what is cheap to check.
+    """Open a finished set of shards; raise a DataError for what is cheap to find wrong.
 
     Checked: the manifest's version and own digest, the digests of samples.csv and of every index,
     that every tar is there and has its size.
-
-    Raises:
-        DataError: the set cannot be used; the message says what is wrong.
     """
     root = Path(root)
     manifest, digest = load_manifest(root)

@@ -116,9 +116,7 @@ def run_id(run_dir: Path) -> str:
 
     It is kept outside the checkpoints, so that a run killed before the first one keeps its id. Its
     second half is the CRC-32 of the first; ids of earlier versions have eight letters without it.
-
-    Raises:
-        DataError: the file is damaged.
+    A damaged file is a DataError.
     """
     path = run_dir / "wandb_id.txt"
     if not path.exists():

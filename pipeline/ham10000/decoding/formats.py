@@ -65,9 +65,7 @@ def kind_of(data: bytes) -> str:
 
 
 def describe_unread(unread: Mapping[str, int], where: Path | str) -> str:
-    """Return a sentence on files by ending that were passed over and may be images; "" for none."""
-    if not unread:
-        return ""
+    """Return a sentence on files, by ending, that were passed over and may be images."""
     counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(unread.items()))
     advice = " and ".join(sorted({UNREAD[ending].format("them") for ending in unread}))
     return f"{where} also holds files that are not read ({counts}): {advice}"

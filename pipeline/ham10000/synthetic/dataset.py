@@ -86,10 +86,8 @@ def synthesize(
 ) -> None:
     """Write a synthetic dataset to the folder ``out``, which appears when it is complete.
 
-    ``size`` is width and height of the images, pixels.
-
-    Raises:
-        DataError: too few or too small images, ``out`` is not empty or cannot be written.
+    ``size`` is width and height of the images, pixels. Too few or too small ones, and an ``out``
+    that is not empty, are a DataError.
     """
     classes = len(taxonomy.classes)
     if images < classes:

@@ -30,10 +30,8 @@ NOT_STATED = "not stated"
 def with_licences(source: Source, name: str, flags: BuildFlags) -> Source:
     """Return ``source`` with the columns ``COLUMNS`` where the flags ask for them, else without.
 
-    ``name`` is that of the source, "" where there is only one.
-
-    Raises:
-        DataError: none of its images has a licence that --license-in takes.
+    ``name`` is that of the source, "" where there is only one. That no image has a licence of
+    --license-in is a DataError.
     """
     table = source.table.drop(columns=[*COLUMNS], errors="ignore")
     asked = flags.license or flags.attribution or flags.license_in or flags.keep_licenses or name

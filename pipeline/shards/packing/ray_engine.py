@@ -24,10 +24,8 @@ RETRIES = 5
 def run_on_ray(address: str | None = None) -> Engine:
     """Return an engine on the Ray cluster at ``address`` (``auto``, ``ray://host:10001``).
 
-    Without an address a cluster of this machine alone is started, and stopped at the end.
-
-    Raises:
-        DataError: Ray is not installed.
+    Without an address a cluster of this machine alone is started, and stopped at the end. Without
+    Ray: a DataError.
     """
     if importlib.util.find_spec("ray") is None:
         raise DataError("--engine ray needs Ray: install the extra `cluster` (pip install ray)")

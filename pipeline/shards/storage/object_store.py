@@ -215,10 +215,8 @@ def cached(root: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
 
     Files that are there already are kept when they have the size (shards) or the digest (tables,
     indexes) of the manifest; ``ensure_intact`` reads the shards' bytes as it always does. The
-    folder is named after the manifest, so that two sets never mix.
-
-    Raises:
-        DataError: there are no finished shards, a file is missing or damaged.
+    folder is named after the manifest, so that two sets never mix. Shards that are not finished, a
+    missing and a damaged file are a DataError.
     """
     if not is_remote(root):
         return Path(root)
@@ -238,11 +236,7 @@ def cached(root: str | Path, cache_dir: Path, *, progress: bool = True) -> Path:
 
 
 def mirrored(source: str | Path, cache_dir: Path | None = None, *, progress: bool = True) -> Path:
-    """Copy the source at a URL below ``cache_dir`` (None: the user's cache); a path stays.
-
-    Raises:
-        DataError: there is nothing, or the storage cannot be reached.
-    """
+    """Copy the source at a URL below ``cache_dir`` (None: the user's cache); a path stays."""
     if not is_remote(source):
         return Path(source)
     store = ObjectStore(str(source))
