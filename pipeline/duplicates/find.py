@@ -19,7 +19,6 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from pipeline.duplicates.features import Features, extract, neighbours, neighbours_across, vlad
-from pipeline.duplicates.flags import DuplicatesFlags
 from pipeline.duplicates.match import Agreement, compare
 from pipeline.duplicates.photographs import Photographs, open_photographs
 from pipeline.errors import DataError, warn
@@ -29,6 +28,7 @@ from pipeline.ham10000.decoding.pixels import rgb_pixels
 from pipeline.ham10000.known_duplicates import SAME_LESION_PAIRS
 from pipeline.ham10000.taxonomy import load
 from pipeline.machine import cores
+from pipeline.shards.flags import DuplicatesFlags
 
 NEIGHBOURS = 20
 """Nearest images that each image is compared with."""

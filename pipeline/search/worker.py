@@ -148,11 +148,7 @@ class Worker:
         return False
 
     def run_trial(self) -> None:
-        """Let Optuna run a trial that waits, or a new one.
-
-        Raises:
-            StorageInternalError: the database does not answer; what it misses is retried later.
-        """
+        """Let Optuna run a trial that waits, or a new one; StorageInternalError: no database."""
         self.error = None
         ours = (FailedTrainingError, SearchInterrupted, TakenOver)
         try:

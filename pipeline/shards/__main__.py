@@ -20,7 +20,7 @@ COMMANDS = {
     ),
     "duplicates": Command(
         "find images of one lesion that are filed under different ids",
-        "pipeline.duplicates.flags:DuplicatesFlags",
+        "pipeline.shards.flags:DuplicatesFlags",
         "pipeline.duplicates.find:run",
     ),
 }

@@ -65,11 +65,7 @@ def run(flags: VerifyFlags) -> None:
 
 
 def verify(root: Path, *, quick: bool = False, progress: bool = True) -> Verdict:
-    """Return what is wrong with the shards in ``root``.
-
-    Raises:
-        DataError: there is no manifest that can be read, so nothing can be compared.
-    """
+    """Return what is wrong with the shards in ``root``; without a manifest, raise a DataError."""
     manifest, digest = load_manifest(root)
     problems = [*cheap_problems(root, manifest), *_unlisted(root, manifest)]
     samples, leaks = 0, []

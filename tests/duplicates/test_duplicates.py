@@ -10,13 +10,13 @@ from PIL import Image
 
 from pipeline.duplicates.features import extract, neighbours, vlad
 from pipeline.duplicates.find import find_pairs, run
-from pipeline.duplicates.flags import DuplicatesFlags
 from pipeline.duplicates.match import align, compare
 from pipeline.duplicates.photographs import of_source
 from pipeline.errors import DataError
 from pipeline.ham10000.images import ImageStore
 from pipeline.ham10000.source import open_source
 from pipeline.ham10000.synthetic.dataset import synthesize
+from pipeline.shards.flags import DuplicatesFlags
 from pipeline.shards.splits import read_pairs
 
 

@@ -101,14 +101,11 @@ def _defined(value: Any) -> Any:
 
 
 def write_files(out: Path, files: Mapping[str, bytes | str]) -> None:
-    """Replace the files of a report in ``out``, all in one step; other files there stay.
+    """Replace a report's files in ``out``, all in one step, or raise a DataError; others stay.
 
     A folder that cannot be replaced as a whole (it holds folders, is a mount point or the present
     folder, or its parent cannot be written) loses the old report first, and the last of ``files``
     is written last: while that is missing there is no report.
-
-    Raises:
-        DataError: one cannot be written.
     """
     with writing(out):
         folder = out.resolve()

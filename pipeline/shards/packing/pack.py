@@ -69,11 +69,7 @@ class PackWork:
         return dataclasses.replace(self, images=images)
 
     def __call__(self, shard: ShardPlan) -> Receipt:
-        """Pack and publish ``shard``.
-
-        Raises:
-            DataError: a bad image, if ``on_bad_image`` is "error"; the store cannot be written.
-        """
+        """Pack and publish ``shard``; a bad image is a DataError if ``on_bad_image`` is "error"."""
         tar, index, receipt = self._pack(shard)
         entry = receipt.entry
         if entry.samples:
