@@ -117,9 +117,7 @@ def write_predictions(
 
     The sheet shows the highest probabilities first; its images are read again. ``scores``, from
     ``ModelCard.scores``, has a row for each of ``paths``; ``rejected`` says why others have none.
-
-    Raises:
-        DataError: a probability is NaN, or ``out`` cannot be written.
+    A probability that is NaN is a DataError.
     """
     prob, predicted = scores["prob_malignant"].to_numpy(), scores["predicted"].to_numpy()
     frame = pd.concat([pd.DataFrame({"image": map(utf8, paths)}), scores], axis=1)

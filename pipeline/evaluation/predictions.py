@@ -36,8 +36,7 @@ def assemble(
 ) -> pd.DataFrame:
     """Join a model's scores, one for each of ``image_ids``, to the samples of a split.
 
-    Raises:
-        DataError: an image is missing, repeated, or of another split; or see ``check``.
+    An image missing, repeated or of another split is a DataError, as is what ``check`` refuses.
     """
     predicted, expected = Counter(image_ids), Counter(samples["image_id"])
     if predicted != expected:

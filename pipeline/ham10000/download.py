@@ -80,9 +80,7 @@ def download(
 ) -> list[Path]:
     """Fetch the files of the dataset to the folder ``out`` and return their paths.
 
-    Raises:
-        DataError: a file is not in the listing, the server refuses or keeps failing, the disk is
-            full.
+    A file that is not listed, a server that refuses or keeps failing, a full disk are a DataError.
     """
     require_writable(out, "--out")
     base_url, names = base_url.rstrip("/"), TRAINING + (TEST if test_set else ())

@@ -122,8 +122,7 @@ def beside(
 def read_features(path: Path, samples: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     """Return vectors [N, F], one for each of ``samples``, and what their network was trained on.
 
-    Raises:
-        DataError: no such file, not what ``eval.py features`` writes, or an image without vector.
+    What ``eval.py features`` does not write, and an image without a vector, are a DataError.
     """
     expected = "expected a NumPy .npz with image_id [N] (text) and vectors [N, F] (numbers)"
     try:

@@ -129,8 +129,7 @@ def folders_of(path: Path) -> list[Path]:
 def weights_file(path: Path) -> Path:
     """Return the file of weights at ``path``: itself, that of a stored model, or a folder's one.
 
-    Raises:
-        DataError: there is none, or there are several.
+    None, and several, are a DataError.
     """
     if path.is_file() and path.name != "best":
         return path

@@ -25,8 +25,7 @@ split and separates its features better than those of new images."""
 def without_head(model: nn.Module) -> nn.Module:
     """Return a copy of the network whose outputs are the features of its last layer, [B, F].
 
-    Raises:
-        DataError: the last layer is a convolution, as in SqueezeNet.
+    A last layer that is a convolution, as in SqueezeNet, is a DataError.
     """
     head = head_of(model)
     if not isinstance(head, nn.Linear):

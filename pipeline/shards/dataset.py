@@ -108,8 +108,7 @@ class ShardSet:
     def split(self, name: str, fold: int | None = None) -> Split:
         """Return a split; with ``fold`` of a cross-validation, val is that fold, train the others.
 
-        Raises:
-            DataError: there is no such split or fold, or the fold has to be named.
+        No such split or fold, and a fold that has to be named, are a DataError.
         """
         entries = self._entries(name, fold)
         if not entries:

@@ -99,10 +99,8 @@ def read_images(
 
     Kept are photographs of ``image_types`` where the table names them; by default dermoscopic ones,
     or all where none is. Tables ``beside`` it give further columns by image id, or diagnoses by
-    lesion id; columns (our names) that are ``required`` must be there.
-
-    Raises:
-        DataError: a missing column or an impossible value, or no image is left.
+    lesion id; columns (our names) that are ``required`` must be there. One that is missing, an
+    impossible value, and that no image is left are a DataError.
     """
     raw, notes = _read(path, taxonomy), []
     require_columns(raw, required, path)

@@ -40,10 +40,8 @@ def admit(
 ) -> tuple[Base, Source, pd.DataFrame]:
     """Return the source without what is left out, and its table placed: all of it is train.
 
-    The base that is returned knows what the left-out images say of val and test.
-
-    Raises:
-        DataError: a shard of OLD is damaged, or no image is new.
+    The base that is returned knows what the left-out images say of val and test. A damaged shard of
+    OLD, and that no image is new, are a DataError.
     """
     table = source.table.drop(columns="split", errors="ignore")
     old, new = base.samples, table["image_id"].to_list()

@@ -36,10 +36,8 @@ def with_splits(source: Source, path: Path | None) -> Source:
     """Return ``source`` with the column split (train, val or test) where there is a split to read.
 
     ``path`` is a table of image_id and split; without it the column ``split`` of the source counts.
-    Rows of the official test set stay in it, whatever the file says.
-
-    Raises:
-        DataError: the file cannot be used, a word is none of ``WORDS``, or no image has a split.
+    Rows of the official test set stay in it, whatever the file says. A word that is none of
+    ``WORDS``, and that no image has a split, are a DataError.
     """
     table, notes = source.table, [*source.notes]
     if path is not None:

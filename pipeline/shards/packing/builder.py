@@ -41,10 +41,8 @@ def build(plan: BuildPlan, store: Store, engine: Engine, *, progress: bool = Tru
     """Pack the source of ``plan`` into ``store`` and return the manifest, the last file written.
 
     An interrupted build continues from the shards it completed; the manifest of a finished one is
-    returned at once.
-
-    Raises:
-        DataError: an image is bad, the store cannot be written, or it holds something else.
+    returned at once. A bad image, and a store that cannot be written or holds something else, are a
+    DataError.
     """
     asked, images = plan.describe(), plan.source.store
     manifest = _finished(store, asked)
