@@ -19,6 +19,7 @@ if __name__ == "__main__":  # flags first: --help and a typo answer before torch
     FLAGS = parse(TrainFlags)
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -192,6 +193,7 @@ def train_epoch(run: Run, loader: Loader, begun: Iterator[Batch] | None) -> None
                 run.log_step(bar, lr)
                 run.save_if_due()
     run.losses.drain()  # a loss that is not finite must not reach a checkpoint
+    run.pace.end = time.perf_counter()
 
 
 def backward(run: Run, window: list[Batch]) -> torch.Tensor:

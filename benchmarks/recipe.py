@@ -139,7 +139,10 @@ def judged(options: Options, name: str) -> Figures:
     return {
         "val_roc_auc": json.loads((into / "best" / "model.json").read_text())["val_roc_auc"],
         **{key: metrics[key] for key in FIGURES if key in metrics},
-        "minutes": sum(epoch["seconds"] for epoch in records(into / "timing.csv")) / 60,
+        "minutes": sum(
+            epoch["seconds"] + epoch["validation_seconds"] for epoch in records(into / "timing.csv")
+        )
+        / 60,
     }
 
 

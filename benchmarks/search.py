@@ -163,7 +163,10 @@ def judged(options: Options, row: str, seed: int) -> Figures:
     return {
         "val_roc_auc": max(epoch["val_roc_auc"] for epoch in records(into / "history.csv")),
         "test_roc_auc": json.loads((into / "report" / "metrics.json").read_text())["roc_auc"],
-        "minutes": sum(epoch["seconds"] for epoch in records(into / "timing.csv")) / 60,
+        "minutes": sum(
+            epoch["seconds"] + epoch["validation_seconds"] for epoch in records(into / "timing.csv")
+        )
+        / 60,
     }
 
 

@@ -110,10 +110,8 @@ def draw_curves(rows: Sequence[Row], timing: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(15, 7), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, panels(table).items(), strict=True):
         for name in names:
-            balanced = "balanced" in name  # another measure than the accuracy beside it
-            axes.plot(
-                table["epoch"], table[name], "--" if balanced else "-", marker=".", label=name
-            )
+            style = "--" if "balanced" in name else "-"  # another measure than accuracy
+            axes.plot(table["epoch"], table[name], style, marker=".", label=name)
         axes.axvline(best, color=figures.GREY, ls=":", lw=1.5, label=f"best epoch: {best}")
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -113,6 +113,7 @@ class Pace:
         """Events before and after waits that are not counted yet."""
         self.spare: list[torch.cuda.Event] = []
         self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
+        self.end = 0.0  # of the training, when its validation begins
         self.last_look = (self.start, 0.0, 0)
         """Clock, seconds waited and images at the last look."""
 
@@ -155,18 +156,17 @@ class Pace:
         return _rates(seconds, waited, images * processes)
 
     def total(self, processes: int) -> dict[str, float]:
-        """Return seconds, images/s of all processes and the share of time waiting, so far."""
-        seconds = time.perf_counter() - self.start
+        """Return seconds, images/s of all and share of waiting up to ``end``; seconds since."""
+        now = time.perf_counter()
+        seconds, since = (self.end or now) - self.start, now - (self.end or now)
         rates = _rates(seconds, self.seconds_waited(), self.images * processes)
-        return {"seconds": round(seconds, 3), **rates}
+        return {"seconds": round(seconds, 3), **rates, "validation_seconds": round(since, 3)}
 
 
 def _rates(seconds: float, waited: float, images: float) -> dict[str, float]:
-    return {
-        "images_per_second": round(images / seconds, 1),
-        # a GPU's wait counts when it is over, so it may have begun before these seconds
-        "waiting_share": round(min(waited / seconds, 1), 4),
-    }
+    # a GPU's wait counts when it is over, so it may have begun before these seconds
+    share = round(min(waited / seconds, 1), 4) if images else 0.0
+    return {"images_per_second": round(images / seconds, 1), "waiting_share": share}
 
 
 def advice(waiting_share: float) -> str | None:

@@ -9,7 +9,7 @@ signal]. When ``pipeline.files.reach`` announces that moment ("step", "validatio
 "rename", "replace") for something that matches the pattern, that process sends itself the signal,
 SIGKILL unless named; HANG lets the thread that came there sleep for ever. ``file_limit`` is the
 largest file that may be written. ``die`` [rank, "slow", N] kills nobody: that rank's training
-batches come N milliseconds later.
+batches come N milliseconds later, [rank, "slow", N, "validation"] those of its validations.
 """
 
 import json
@@ -41,12 +41,12 @@ def arm(moment: str, pattern: str, name: str = "SIGKILL") -> None:
     files.watchers.append(watch)
 
 
-def slow_down(milliseconds: int) -> None:
-    """Let each training batch of this process come later."""
+def slow_down(milliseconds: int, moment: str = "batch") -> None:
+    """Let each batch of this process come later, of training or ("validation") of validation."""
     from pipeline import files
 
     def wait(reached: str, what: str) -> None:
-        if reached == "batch":
+        if reached == moment:
             time.sleep(milliseconds / 1000)
 
     files.watchers.append(wait)

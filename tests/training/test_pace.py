@@ -28,6 +28,28 @@ def test_slow_loader_is_reported_with_what_helps(train, tiny, tmp_path):
     assert "images/s" in outcome.text
 
 
+def test_slow_validation_counts_neither_as_training_nor_as_waiting(train, tiny, tmp_path):
+    slow = [0, "slow", 4000, "validation"]
+    outcome = train(*tiny, "--epochs", 2, "--run-dir", tmp_path, die=slow)
+    assert outcome.codes == [0], outcome.text
+    timing = pd.read_csv(tmp_path / "timing.csv")
+    assert (timing["validation_seconds"] >= 4).all()  # a batch at least
+    assert timing["seconds"].iloc[-1] < timing["validation_seconds"].iloc[-1]
+
+
+def test_what_follows_the_end_of_training_is_not_its_time():
+    pace = Pace(torch.device("cpu"))
+    for _ in pace.waiting(time.sleep(0.05) or EMPTY for _ in range(4)):
+        time.sleep(0.05)
+    during = pace.total(1)
+    pace.end = time.perf_counter()
+    time.sleep(1.5)
+    after = pace.total(1)
+    assert after["seconds"] == pytest.approx(during["seconds"], abs=0.2)
+    assert after["waiting_share"] == pytest.approx(during["waiting_share"], abs=0.1)
+    assert after["validation_seconds"] >= 1.5 > during["validation_seconds"]
+
+
 def test_ten_percent_of_waiting_are_not_reported():
     assert advice(0.1) is None and "11%" in str(advice(0.11))
 
