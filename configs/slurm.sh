@@ -1,6 +1,7 @@
 #!/bin/bash
 # Train on two nodes of eight GPUs and resume automatically: a crashed rank is restarted in place;
-# two minutes before the time limit the run saves, and the job is queued again and resumes.
+# two minutes before the time limit the run saves, and the job is queued again and resumes; so it does
+# after a hang (exit code 75), where this start has saved a checkpoint.
 #   sbatch configs/slurm.sh --shards shards/ham10000 --run-dir runs/r34 --epochs 90
 #   GPUS=4 sbatch --gpus-per-node=4 --cpus-per-task=32 configs/slurm.sh ...   # processes of a node
 #   GPUS=1 sbatch --gpus-per-node=0 --cpus-per-task=16 configs/slurm.sh ...   # no GPU: CPU ranks
@@ -42,6 +43,9 @@ again() {
 }
 trap again USR1
 
+saved() { find "$RUN/checkpoints" -maxdepth 1 -name 'step-*' 2>/dev/null | sort | tail -n 1; }
+BEGUN=$(saved)
+
 # SLURM_NODEID is set on the node only, hence the inner shell; srun inherits no --cpus-per-task
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c 'exec accelerate launch \
     --multi_gpu --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * GPUS)) \
@@ -52,4 +56,9 @@ STEP=$!
 wait "$STEP"
 ENDED=$?
 CODE=$(code)
+if [ "${CODE:-$ENDED}" = 75 ] && [ "$(saved)" != "$BEGUN" ]; then  # hung, after some progress
+    echo "the training hung: queueing the job again"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+fi
 exit "${CODE:-$ENDED}"

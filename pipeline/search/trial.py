@@ -34,8 +34,8 @@ LOG = "search.log"
 TICK = 0.5
 """Seconds between looks at history.csv and at the trial's state."""
 
-STARTS, TERMINATED = 3, (130, 137, 143)
-"""Starts of a training that ends with one of these exit codes: something else has stopped it."""
+STARTS, TERMINATED = 3, (75, 130, 137, 143)
+"""Starts of a training that ends with one of these exit codes: it hung, or was stopped."""
 
 RETRIED = "stopped: another process retries it"
 
@@ -76,7 +76,7 @@ class Attempt:
         before = patiently(lambda: stored(self.trial))
         self.reported = set(before.intermediate_values)
         begun = time.monotonic() - before.user_attrs.get(SECONDS, 0.0)
-        code, starts = TERMINATED[0], 0
+        code, starts = TERMINATED[-1], 0
         while code in TERMINATED and starts < STARTS:
             with training(command, self.run, self.grace) as process:
                 self.follow(process, begun)

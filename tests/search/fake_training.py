@@ -2,7 +2,9 @@
 
 An epoch takes FAKE_SECONDS. Starts and ends are lines "folder event pid epoch" in FAKE_DIARY. A
 rate above FAKE_NAN is an error; FAKE_HANG ignores SIGTERM; FAKE_STALL waits after so many epochs of
-a first start for the file FAKE_DIARY.go; FAKE_CHILD works in a child process, as under a launcher.
+a first start for the file FAKE_DIARY.go; after each of the first FAKE_HUNG epochs it ends as a
+training that its watchdog ends, under a launcher, which makes the code 1; FAKE_CHILD works in a
+child process, as under a launcher.
 """
 
 import json
@@ -57,6 +59,10 @@ def main() -> None:
         beside = table.with_name(".history")
         beside.write_text("\n".join(rows) + "\n")
         beside.replace(table)
+        if len(rows) - 1 <= int(os.environ.get("FAKE_HUNG", "0")):
+            note("hung")
+            (run / "exit.json").write_text('{"code": 75}')
+            raise SystemExit(1)
     note("done")
 
 

@@ -75,6 +75,19 @@ def test_training_that_somebody_else_terminates_is_started_again(desk):
     assert desk.events("000") == ["start", "saved", "start", "done"]
 
 
+def test_training_that_hung_is_started_again_and_goes_on(desk):
+    desk.env = {"FAKE_HUNG": "2"}
+    assert desk.run(*LONG, "--trials", 1) == 0, desk.said()
+    assert desk.events("000") == ["start", "hung", "start", "hung", "start", "done"]
+    assert desk.table()["state"].to_list() == ["complete"]
+
+
+def test_training_that_hangs_at_each_of_three_starts_has_failed(desk):
+    desk.env = {"FAKE_HUNG": "9"}
+    assert desk.run(*LONG, "--trials", 1) == 2, desk.said()
+    assert desk.events("000") == ["start", "hung"] * 3
+
+
 def test_trial_that_died_before_its_first_heartbeat_does_not_hold_up_the_study(desk):
     assert desk.run(*LONG, "--trials", 1) == 0, desk.said()
     storage = f"sqlite:///{desk.study}/study.db"

@@ -131,6 +131,39 @@ def _answers(question: Callable[[], bool]) -> bool:
 KEPT = ("history.csv", "best/model.safetensors", "best/model.json", "best/training_samples.csv")
 
 
+STUBS = {
+    "scontrol": """case "$1 $2" in
+        "show hostnames") echo n1 ;; "show node") echo " NodeAddr=n1 " ;; *) echo "$*" >> asked ;;
+    esac""",
+    "srun": """mkdir -p run/checkpoints/step-$SAVES
+    echo '{"code": '$CODE'}' > run/exit.json; exit 1""",
+}
+"""Slurm's commands, for the script alone: the job saves a checkpoint and ends with a code."""
+
+
+@pytest.mark.parametrize(
+    ("code", "saves", "queued"),
+    [(75, "00000002", True), (75, "00000001", False), (2, "00000002", False)],
+    ids=["hung", "hung without progress", "mistake"],
+)
+def test_a_job_that_hung_is_queued_again_where_it_has_progressed(
+    tmp_path: Path, code: int, saves: str, queued: bool
+) -> None:
+    (tmp_path / "run/checkpoints/step-00000001").mkdir(parents=True)
+    for name, text in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SAVES": saves}
+    env |= {"CODE": str(code), "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_ID": "7"}
+    words = ["bash", ROOT / "configs/slurm.sh", "--run-dir", "run"]
+    job = subprocess.run(
+        words, cwd=tmp_path, env=env | {"SLURM_CPUS_PER_TASK": "1"}, check=False, timeout=60
+    )
+    assert job.returncode == (0 if queued else code)
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if queued else "")
+
+
 @pytest.mark.slow
 def test_at_the_time_limit_a_job_saves_is_requeued_and_ends_as_if_undisturbed(
     cluster: Cluster, packed: Path, tmp_path: Path
