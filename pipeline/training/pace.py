@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.errors import DataError
 from pipeline.files import reach
 from pipeline.loading.batch import Batch
-from pipeline.training.state import copied
+from pipeline.training.state import Arriving
 
 Step = tuple[int, float, Tensor, tuple[str, ...]]
 """Steps before it, learning rate, loss (0-dimensional, on the device), image ids."""
@@ -45,7 +45,7 @@ class PendingLosses:
     def __init__(self, read_means: list[float]) -> None:
         """Go on from the means of the reads since the last tracked point; they are kept there."""
         self.pending: list[Step] = []
-        self.copying: tuple[list[Step], Tensor, torch.cuda.Event | None, Track | None] | None = None
+        self.copying: tuple[list[Step], Arriving, Track | None] | None = None
         self.read_means = read_means
         self.latest = "?"  # the mean of the last read, for the progress bar
 
@@ -66,11 +66,8 @@ class PendingLosses:
         if not self.pending:
             return
         losses = torch.stack([loss for *_, loss, _ in self.pending])
-        arrived = torch.cuda.Event() if losses.is_cuda else None
-        self.copying, self.pending = (self.pending, copied(losses), arrived, track), []
-        if arrived:
-            arrived.record()
-        else:
+        self.copying, self.pending = (self.pending, Arriving(losses), track), []
+        if not losses.is_cuda:
             self.read()
 
     def drain(self) -> None:
@@ -82,10 +79,8 @@ class PendingLosses:
         """Read what the last look began to copy, if it is not read yet; raises as ``look`` does."""
         if self.copying is None:
             return
-        (steps, on_host, arrived, track), self.copying = self.copying, None
-        if arrived:
-            arrived.synchronize()
-        losses = on_host.tolist()
+        (steps, arriving, track), self.copying = self.copying, None
+        losses = arriving.tolist()
         for (step, lr, _, ids), loss in zip(steps, losses, strict=True):
             if not math.isfinite(loss):
                 where = f"at step {step + 1}, learning rate {lr:.3g}"

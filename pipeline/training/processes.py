@@ -25,6 +25,7 @@ from pipeline.cli import USER_ERROR
 from pipeline.errors import DataError
 from pipeline.machine import bf16_cpu, cores
 from pipeline.owner import sole_writer
+from pipeline.training.state import Arriving
 
 T = TypeVar("T")
 
@@ -201,3 +202,28 @@ def agreed(flags: list[int], accelerator: Accelerator) -> list[int]:
     tensor = torch.tensor(flags, device=accelerator.device)
     distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
     return tensor.tolist()
+
+
+class Agreement:
+    """``agreed`` for the hot loop: on GPUs the answer to a question comes with the next one."""
+
+    def __init__(self, accelerator: Accelerator, *, late: bool | None = None) -> None:
+        """Ask the ranks of ``accelerator``; ``late``: answer with the next question."""
+        self.accelerator = accelerator
+        self.late = accelerator.device.type == "cuda" if late is None else late
+        self.asked: Arriving | None = None
+        """The last question's answer on its way to the host; None drops it, on every rank."""
+
+    def ask(self, *flags: int) -> list[int]:
+        """Return the largest of each flag over all ranks; of the question before, if late.
+
+        A collective: every rank asks as many questions. No rank's host waits for a GPU's work.
+        """
+        if self.accelerator.num_processes == 1 or not self.late:
+            return agreed([*flags], self.accelerator)
+        device = self.accelerator.device
+        question = torch.tensor(flags, pin_memory=device.type == "cuda")
+        largest = question.to(device, non_blocking=True)
+        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+        before, self.asked = self.asked, Arriving(largest)
+        return before.tolist() if before else [0] * len(flags)

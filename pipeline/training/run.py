@@ -25,7 +25,7 @@ from pipeline.tracking.journal import PointJournal
 from pipeline.training import checkpoints
 from pipeline.training.flags import TrainFlags
 from pipeline.training.pace import Diverged, Pace, PendingLosses, Track, gpu_memory
-from pipeline.training.processes import Interrupted, Interruption, agreed
+from pipeline.training.processes import Agreement, Interrupted, Interruption
 from pipeline.training.state import TrainingState
 from pipeline.training.watchdog import Watchdog
 
@@ -79,6 +79,11 @@ class Run:
     def read_every(self) -> int:
         """Steps between looks at the losses and at signals; on a CPU they cost nothing."""
         return 1 if self.accelerator.device.type == "cpu" else LOG_STEPS
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """Of the ranks, on leaving and on saving."""
+        return Agreement(self.accelerator)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return a batch's classes in this task, those blended in, and the share of the first."""
@@ -136,7 +141,7 @@ class Run:
         flags, step = self.flags.run, self.state.progress.step
         minutes = (time.monotonic() - self.saved_at) / 60
         overdue = 0 < flags.checkpoint_minutes <= minutes
-        stop, by_time = agreed([self.interruption.received, int(overdue)], self.accelerator)
+        stop, by_time = self.agreement.ask(self.interruption.received, int(overdue))
         self.leave_if(stop)
         if by_time or (flags.checkpoint_steps and step % flags.checkpoint_steps == 0):
             self.save()
@@ -146,7 +151,7 @@ class Run:
         for number, batch in enumerate(batches):
             reach("validation", number)
             self.watchdog.beat()
-            self.leave_if(agreed([self.interruption.received], self.accelerator)[0])
+            self.leave_if(self.agreement.ask(self.interruption.received, 0)[0])
             yield batch
 
     def leave_if(self, signal_number: int) -> None:
@@ -190,7 +195,7 @@ class Run:
         captured, card = self.state.capture(), self.card()
         if self.accelerator.is_main_process:
             self.writer.start(lambda: self.write(captured, card, publish))
-        self.saved_at = time.monotonic()
+        self.saved_at, self.agreement.asked = time.monotonic(), None  # else it would save again
 
     def write(self, captured: dict[str, Any], card: ModelCard, publish: Publish | None) -> bool:
         """Write a checkpoint of what ``capture`` returned; say whether there was room for it."""

@@ -194,6 +194,22 @@ def copied(value: Any) -> Any:
     return value
 
 
+class Arriving:
+    """A copy of a tensor on its way to the host; only reading it waits."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Begin to copy."""
+        self.copy, self.arrived = copied(tensor), torch.cuda.Event() if tensor.is_cuda else None
+        if self.arrived:
+            self.arrived.record()
+
+    def tolist(self) -> Any:
+        """Return the values, once they are there."""
+        if self.arrived:
+            self.arrived.synchronize()
+        return self.copy.tolist()
+
+
 def random_state() -> dict[str, Any]:
     """Return the states of torch's generators, as tensors."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None

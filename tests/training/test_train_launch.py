@@ -22,6 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
 GRADIENTS = str(ROOT / "tests" / "training" / "gradients.py")
+AGREEING = str(ROOT / "tests" / "training" / "agreeing.py")
 TAKEN = str(ROOT / "tests" / "training" / "taken.py")
 TWO = ("--multi_gpu", "--num_processes", "2")
 TINY = (
@@ -73,6 +74,18 @@ def test_two_ranks_give_the_gradients_of_one_with_twice_the_batch(tmp_path):
         # the mistake that this guards against is far outside those tolerances
         off = (found["naive"]["fc.bias"] - found["oracle"]["fc.bias"]).abs().max()
         assert off > 0.05
+
+
+def test_ranks_agree_at_once_on_cpus_and_a_question_later_on_gpus(tmp_path):
+    code, text = ended(start(*TWO, AGREEING, tmp_path / "out"))
+    assert code == 0, text
+    none, one, raised = [0, 0], [0, 1], [15, 1]
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"out.{rank}").read_text()) == {
+            "cpu": [one, one, raised, one, one],
+            "gpu": [none, one, one, raised, one],
+            "dropped": [none, one, one, none, one],
+        }
 
 
 def test_error_on_one_rank_ends_all_with_its_message(tmp_path):
