@@ -115,8 +115,7 @@ def require_writable(path: Path, flag: str, *, file: bool = False) -> None:
 def staged(path: Path) -> Iterator[Path]:
     """Yield a hidden path to write a file to; it is renamed to ``path`` if the block succeeds.
 
-    Raises:
-        OSError: the file cannot be written; the hidden file is removed.
+    OSError: the file cannot be written; the hidden file is removed.
     """
     hidden = beside(path)
     try:
@@ -133,8 +132,7 @@ def staged(path: Path) -> Iterator[Path]:
 def write_file(path: Path, *pieces: bytes | str) -> None:
     """Write a file of these pieces; text is encoded as UTF-8, bytes of foreign names escaped.
 
-    Raises:
-        OSError: the file cannot be written; the old content stays.
+    OSError: the file cannot be written; the old content stays.
     """
     with staged(path) as hidden, hidden.open("wb") as file:
         for piece in pieces:
@@ -147,10 +145,8 @@ def staged_folder(final: Path) -> Iterator[Path]:
 
     One process at a time may write ``final``; what killed ones left of it is removed. An existing
     ``final`` is exchanged in one step; where the file system cannot, it is renamed aside first, and
-    a process killed between the two renames leaves it there, for ``tidy`` to restore.
-
-    Raises:
-        OSError: something cannot be written; the hidden folder is removed, the old one stays.
+    a process killed between the two renames leaves it there, for ``tidy`` to restore. OSError:
+    something cannot be written; the hidden folder is removed, the old one stays.
     """
     hidden, old = beside(final), beside(final, OLD)
     for left in final.parent.glob(f".{glob.escape(final.name)}.*{PARTIAL}"):

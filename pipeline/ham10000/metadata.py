@@ -44,10 +44,8 @@ def check_metadata(
 
     Columns: image_id, lesion_id, dx, dx_type, age (float64, NaN where missing), sex, localization,
     label (int64, 1 = malignant), then those of ``extra`` as they are. ``table`` holds strings, dx
-    in codes of the taxonomy; its index is the line in the file at ``path``.
-
-    Raises:
-        DataError: a missing column, an unknown dx, an image_id twice, an impossible age or sex.
+    in codes of the taxonomy; its index is the line in the file at ``path``. DataError: a missing
+    column, an unknown dx, an image_id twice, an impossible age or sex.
     """
     require_columns(table, COLUMNS, path)
     raw = {name: pd.Series(table[name]) for name in COLUMNS}

@@ -60,9 +60,8 @@ def open_session(retry: Retry) -> requests.Session:
 def get(session: requests.Session, url: str, **how: Any) -> requests.Response:
     """Send a GET request and return the response; status 416 (range) is the caller's to handle.
 
-    Raises:
-        RefusedError: the server cannot be reached, or answers with another error status, a page, or
-            nothing yet (202), as firewalls do.
+    RefusedError: the server cannot be reached, or answers with another error status, a page, or
+    nothing yet (202), as firewalls do.
     """
     slow = f"no answer from {url} for {SLOW:.0f} s; still asking (is there a network?)"
     try:
@@ -94,10 +93,8 @@ def fetch(
 
     ``NAME.part`` beside the target holds the bytes that have arrived; ``progress`` is called with
     their number. ``size`` is None where unknown. ``repeatable`` accepts a digest other than ``md5``
-    when two transfers agree on it.
-
-    Raises:
-        DataError: the server refuses or keeps failing, the digest stays wrong, the disk is full.
+    when two transfers agree on it. DataError: the server refuses or keeps failing, the digest stays
+    wrong, the disk is full.
     """
     part = target.with_name(f"{target.name}.part")
     left, found = retry, []

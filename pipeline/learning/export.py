@@ -49,9 +49,7 @@ def export_onnx(
 
     ``model`` is in eval mode, on the CPU. The outputs are compared on ``images`` [N, 3, S, S]
     float32, normalised; logits may differ by ``tolerance``. The card is metadata of the file.
-
-    Raises:
-        DataError: the logits differ by more; nothing is written.
+    DataError: the logits differ by more; nothing is written.
     """
     wrapped = WithProbability(model, card).eval()
     content = to_onnx(wrapped, card)

@@ -147,8 +147,7 @@ def weights_file(path: Path) -> Path:
 def read(path: Path) -> Any:
     """Return what a file of weights holds, tensors on the CPU, other classes as ``Inert``.
 
-    Raises:
-        DataError: it cannot be read.
+    DataError: it cannot be read.
     """
     start = b""
     try:

@@ -22,8 +22,7 @@ times as fast as DALI's CPU operators (`python -m benchmarks.loader`)."""
 def resolved(backend: Backend, device: str, before: Backend = "auto") -> Backend:
     """Return who decodes on a ``device``, "cuda" or "cpu"; auto is who did ``before``, if it can.
 
-    Raises:
-        DataError: ``backend`` is not installed.
+    DataError: ``backend`` is not installed.
     """
     installed = all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali"))
     if backend == "dali" and not installed:
@@ -41,8 +40,7 @@ def resolved(backend: Backend, device: str, before: Backend = "auto") -> Backend
 def source_weights(mix: Sequence[str]) -> dict[str, float]:
     """Return the weight of each source, in order, for ``("ham=1", "clinic=3")``.
 
-    Raises:
-        DataError: a word is not NAME=WEIGHT, a name comes twice, or no weight is above 0.
+    DataError: a word is not NAME=WEIGHT, a name comes twice, or no weight is above 0.
     """
     found: dict[str, float] = {}
     for word in mix:

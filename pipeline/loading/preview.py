@@ -72,10 +72,7 @@ def run(flags: PreviewFlags) -> None:
 def choose_originals(labels: np.ndarray, count: int, *, seed: int) -> tuple[int, ...]:
     """Return the rows of ``count`` samples (all, where there are fewer), diagnoses in turn.
 
-    Args:
-        labels: ``[n] int64``, index of each sample's diagnosis.
-        count: samples to choose.
-        seed: seed of the choice.
+    ``labels`` is ``[n] int64``, index of each sample's diagnosis; ``seed`` is of the choice.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)

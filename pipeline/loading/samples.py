@@ -65,8 +65,7 @@ class Samples:
     def read(self, row: int) -> bytes:
         """Return the JPEG of a sample.
 
-        Raises:
-            DataError: it cannot be read; the message names image, shard and offset.
+        DataError: it cannot be read; the message names image, shard and offset.
         """
         size, offset = int(self._size[row]), int(self._offset[row])
         try:
@@ -90,8 +89,7 @@ class Samples:
     def sizes(self, rows: Sequence[int], jpegs: Sequence[bytes]) -> np.ndarray:
         """Return ``[n, 2] int``, width and height in pixels of the JPEGs of some samples.
 
-        Raises:
-            DataError: one is no JPEG, or ends early (DALI would decode the rest without an error).
+        DataError: one is no JPEG, or ends early (DALI would decode the rest without an error).
         """
         for row, jpeg in zip(rows, jpegs, strict=True):
             if not jpeg.endswith(END_OF_IMAGE):

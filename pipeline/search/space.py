@@ -48,8 +48,7 @@ DECAYS = {"adam": (1e-7, 1e-3), "adamw": (1e-3, 3e-1), "sgd": (1e-6, 1e-2)}
 def make_space(flags: SearchFlags) -> Space:
     """Return what is searched; train.py's parser has accepted each choice and each end of a range.
 
-    Raises:
-        DataError: an unknown parameter, a reserved one, or none.
+    DataError: an unknown parameter, a reserved one, or none.
     """
     optimizer = flags.train_flags().optimisation.optimizer
     space = read_space(flags.space) if flags.space else default_space(optimizer)
@@ -97,8 +96,7 @@ def default_space(optimizer: str) -> Space:
 def read_space(path: Path) -> Space:
     """Read a space from TOML: ``name = [values]``, or ``name = {low = .., high = .., log = ..}``.
 
-    Raises:
-        DataError: where the file cannot be read or an entry is neither.
+    DataError: where the file cannot be read or an entry is neither.
     """
     try:
         entries = tomllib.loads(path.read_text())

@@ -40,9 +40,7 @@ def as_webdataset(
 
     ``shuffle`` is samples in the shuffle buffer; shards are shuffled too. 0: packing order. Each
     pass over the same object has another order (in a DataLoader with ``persistent_workers=True``).
-
-    Raises:
-        DataError: the shards cannot be used, or, when reached, a JPEG cannot be decoded.
+    DataError: the shards cannot be used, or, when reached, a JPEG cannot be decoded.
     """
     from webdataset import filters  # it imports torch, which takes seconds
     from webdataset.compat import WebDataset

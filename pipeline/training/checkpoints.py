@@ -202,8 +202,7 @@ def step_folders(run_dir: Path) -> list[Path]:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in ``folder`` after checking size and hash of every file.
 
-    Raises:
-        DataError: saying what is damaged.
+    DataError: saying what is damaged.
     """
     try:
         listed = json.loads((folder / LIST).read_text())

@@ -97,8 +97,7 @@ class EpochEnd:
     def in_order(self, predictions: Predictions) -> np.ndarray:
         """Return the logits in the order of the validation split, float32 [N, K].
 
-        Raises:
-            Diverged: they are not finite.
+        Diverged: they are not finite.
         """
         rows = pd.Index(predictions.image_ids).get_indexer(pd.Index(self.val["image_id"]))
         assert len(predictions.image_ids) == len(self.val) and (rows >= 0).all()
@@ -162,8 +161,7 @@ class EpochEnd:
     def settle(self) -> None:
         """Write what could not be written before (rank 0 only).
 
-        Raises:
-            DataError: the best model or a table is still missing.
+        DataError: the best model or a table is still missing.
         """
         run_dir, progress = self.run.flags.run.run_dir, self.run.state.progress
         self.run.writer.settle()

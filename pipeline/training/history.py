@@ -31,10 +31,8 @@ def validation_metrics(
 ) -> dict[str, float]:
     """Return the metrics of one validation, at a probability of 0.5 where one is needed.
 
-    Args:
-        logits: float [N, K].
-        dx_index: int [N], index of each diagnosis in the taxonomy.
-        outputs: what the logits stand for; task "dx" adds the metrics of its classes.
+    ``logits`` are float [N, K], ``dx_index`` int [N], of each diagnosis in the taxonomy; task "dx"
+    of ``outputs`` adds the metrics of its classes.
     """
     malignant = outputs.taxonomy.is_malignant[dx_index]
     probability = malignant_probability(logits, outputs)
@@ -55,12 +53,9 @@ def validation_metrics(
 def decided_metrics(
     probability: np.ndarray, malignant: np.ndarray, threshold: float
 ) -> dict[str, float]:
-    """Return the fitted threshold, and sensitivity and specificity at it.
+    """Return the fitted threshold, and sensitivity and specificity at or above it.
 
-    Args:
-        probability: float [N], calibrated, of malignant.
-        malignant: 0 or 1, [N].
-        threshold: malignant at or above it.
+    ``probability`` is float [N], calibrated, of malignant; ``malignant`` is 0 or 1, [N].
     """
     called = probability >= threshold
     return {

@@ -58,9 +58,7 @@ class PendingLosses:
         """Read the losses of the look before, and begin to copy those since.
 
         ``track`` is called when these are read, with the mean of the reads since the last point.
-
-        Raises:
-            Diverged: a loss is not finite; the message names step, learning rate and images.
+        Diverged: a loss is not finite; the message names step, learning rate and images.
         """
         self.read()
         if not self.pending:

@@ -7,6 +7,7 @@ threads = set_threads(0, accelerator)
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -42,11 +43,10 @@ def make_accelerator(mixed_precision: str = "auto") -> Accelerator:
     """Return the Accelerator for this launch, whatever started it; "no" is float32, never TF32.
 
     ``cpu=True`` where there is no CUDA: without it each of several CPU processes would be rank 0,
-    and all would write.
-
-    Raises:
-        DataError: the precision is not available, or the launcher's processes do not form a group.
+    and all would write. DataError: the precision is not available, or the launcher's processes do
+    not form a group.
     """
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # Accelerate's
     on_cpu = not torch.cuda.is_available()
     join_after_restart(on_cpu=on_cpu)
     try:
@@ -113,10 +113,7 @@ def set_threads(wanted: int, accelerator: Accelerator) -> int:
     """Set torch's CPU threads in this process and return their number.
 
     The launcher exports OMP_NUM_THREADS=1, with which a CPU training would use one core.
-
-    Args:
-        wanted: threads per process; 0: the usable cores, shared among local processes.
-        accelerator: of this process.
+    ``wanted`` is threads per process; 0: the usable cores, shared among local processes.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(accelerator.num_processes)))
     threads = wanted or max(1, cores() // local)
@@ -209,8 +206,8 @@ class Agreement:
 
     def __init__(self, accelerator: Accelerator, *, late: bool | None = None) -> None:
         """Ask the ranks of ``accelerator``; ``late``: answer with the next question."""
-        self.accelerator = accelerator
-        self.late = accelerator.device.type == "cuda" if late is None else late
+        self.accelerator, on_gpu = accelerator, accelerator.device.type == "cuda"
+        self.late = on_gpu if late is None else late
         self.asked: Arriving | None = None
         """The last question's answer on its way to the host; None drops it, on every rank."""
 

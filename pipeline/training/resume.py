@@ -59,10 +59,8 @@ def resume(
 ) -> tuple[dict[str, Any] | None, TrainFlags]:
     """Return the state to go on from, None at the beginning, and the flags with their backend.
 
-    Rank 0 only, which has RUN for itself; ``device`` is "cuda" or "cpu".
-
-    Raises:
-        DataError: RUN cannot be written, or its checkpoints do not fit this start.
+    Rank 0 only, which has RUN for itself; ``device`` is "cuda" or "cpu". DataError: RUN cannot be
+    written, or its checkpoints do not fit this start.
     """
     fresh, _ = with_backend(flags, {}, device)
     run_dir = flags.run.run_dir

@@ -235,5 +235,6 @@ def test_every_graph_can_be_made_of_gpu_operators(augment, phase):
             warnings.simplefilter("ignore")  # a preset need not use every parameter
             made[operators] = pipe.serialize()
     devices = (b"\x05mixed", b"\x03gpu")  # with their lengths: a folder's name may hold them too
-    assert all(word in made["gpu"] for word in (*devices, b"hw_decoder_load"))
+    sized = (b"hw_decoder_load", b"preallocate_width_hint", b"device_memory_padding")
+    assert all(word in made["gpu"] for word in (*devices, *sized))
     assert not any(word in made["cpu"] for word in devices)

@@ -51,8 +51,7 @@ class Found(NamedTuple):
 def examine(data: bytes) -> Found:
     """Return what an image file holds.
 
-    Raises:
-        BadImageError: the file is empty, damaged, too large or no image; the message is the reason.
+    BadImageError: the file is empty, damaged, too large or no image; the message is the reason.
     """
     if not data:
         raise BadImageError("the file is empty")

@@ -22,9 +22,8 @@ from pipeline.ham10000.taxonomy import Taxonomy
 def read_folders(store: ImageStore, taxonomy: Taxonomy) -> Rows | None:
     """Return the images of a source, labelled by their folders; None where none names a class.
 
-    Raises:
-        DataError: some folders name a class and others do not, both kinds of class are named, or
-            one image is in two classes.
+    DataError: some folders name a class and others do not, both kinds of class are named, or one
+    image is in two classes.
     """
     source = store.source
     images = [image for images in store.locations.values() for image in images]

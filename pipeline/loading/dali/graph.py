@@ -26,6 +26,10 @@ HW_DECODER_LOAD = 0.9
 """Share of a batch that a GPU's JPEG engines decode, where it has some; always given, because
 DALI's own default differs between versions. 0.9 leaves the CPU's cores alone (docs/loading.md)."""
 
+BYTES_A_PIXEL = 4
+"""That nvJPEG's buffers of each thread are made for; DALI's defaults are for JPEGs of 2 to 4
+megapixels, 32 MiB a thread, and too small for larger ones."""
+
 Operators = Literal["cpu", "gpu"]
 
 Inputs = tuple[Any, ...]
@@ -50,16 +54,9 @@ def graph(
 ) -> Pipeline:
     """Return the pipeline of a phase, not yet built.
 
-    Args:
-        source: gives the inputs of a batch.
-        phase: train or eval.
-        preset: augmentation of the train phase.
-        image_size: side of the output, pixels.
-        batch_size: samples.
-        threads: of the CPU.
-        operators: of the GPU or of the CPU.
-        device_id: number of the GPU; None: no GPU (such a graph of GPU operators cannot be built).
-        largest: width and height of the largest JPEGs, pixels.
+    ``source`` gives the inputs of a batch, ``preset`` augments those of training, ``image_size`` is
+    the side of the output and ``largest`` width and height of the largest JPEGs, pixels. Without a
+    ``device_id`` a graph of GPU operators cannot be built.
     """
     decoder = partial(decode, operators=operators, largest=largest)
     how = {
@@ -75,22 +72,22 @@ def graph(
 
 
 def decode(
-    jpeg: Any, operators: Operators, largest: tuple[int, int], load: float = HW_DECODER_LOAD
+    jpeg: Any, operators: Operators, largest: tuple[int, int], load: float | None = None
 ) -> Any:
-    """Return the operator that decodes to ``[H, W, 3] uint8`` RGB, not rotated by EXIF.
+    """Return the operator that decodes ``jpeg`` to ``[H, W, 3] uint8`` RGB, not rotated by EXIF.
 
-    Args:
-        jpeg: the operator that gives the bytes.
-        operators: "gpu" decodes on the GPU, with its JPEG engines where it has some.
-        largest: width and height that its buffers are made for, pixels; larger ones make them grow.
-        load: share of a batch for those engines, 0 to 1.
+    On the GPU a share ``load`` of a batch goes to its JPEG engines, where it has some. ``largest``
+    is the width and height that buffers are made for, pixels; larger JPEGs make them grow.
     """
     width, height = largest
+    room = BYTES_A_PIXEL * width * height
     engine = {
         "device": "mixed",
-        "hw_decoder_load": load,
+        "hw_decoder_load": HW_DECODER_LOAD if load is None else load,
         "preallocate_width_hint": width,
         "preallocate_height_hint": height,
+        "device_memory_padding": room,
+        "host_memory_padding": room,
     }
     return fn.decoders.image(
         jpeg,
