@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(ROOT.glob("pipeline/**/*.py"))
-TOTAL_LINES = 21_224
+TOTAL_LINES = 21_223
 """Of pipeline, train.py and eval.py with templates: a larger whole is a decision, made here."""
 
 TORCH = ("torch", "torchvision", "nvidia", "accelerate")

@@ -91,12 +91,9 @@ def write_checkpoint(
 ) -> bool:
     """Publish a checkpoint and delete the oldest; return False, with a warning, on a full disk.
 
-    Args:
-        run_dir: RUN.
-        state: what ``TrainingState.capture`` returned, and flags and manifest.
-        model_files: content of the stored model's files by name.
-        keep: number of checkpoints that stay.
-        progress: epoch, batch, step and processes.
+    ``state`` is what ``TrainingState.capture`` returned, and flags and manifest; ``model_files``
+    are the stored model's by name; ``keep`` checkpoints stay. ``progress``: epoch, batch, step and
+    processes.
     """
     buffer = io.BytesIO()
     torch.save({**state, "average": None}, buffer)  # those weights are in model.safetensors

@@ -38,12 +38,8 @@ def finish(
 ) -> None:
     """Fit what is fitted last, and put the predictions of the validation split beside the model.
 
-    Args:
-        run: complete.
-        epoch_end: of the validation split.
-        val_loader: eval loader of the validation split.
-        plain_train_loader: eval loader of the train split, for ``--refit-head``.
-        train: samples of the train split.
+    ``run`` is complete. ``plain_train_loader``, an eval loader of the train split with samples
+    ``train``, is for ``--refit-head``.
     """
     first_on_main(epoch_end.settle, run.accelerator)
     best, flags = run.flags.run.run_dir / "best", run.flags

@@ -112,6 +112,19 @@ def test_sources_need_names(tmp_path, images, build, command):
 LICENCES = ["CC-0", "CC-BY", ""] * 10
 
 
+def test_drawn_images_get_neither_the_licence_nor_the_authors_of_real_ones(build, source):
+    real = open_shards(build(source, "real", keep_licenses=True))
+    assert real.manifest.source["licenses"] == {"CC-BY-NC": 60}
+    assert "Tschandl" in real.samples["attribution"].iloc[0]
+    table = source / "HAM10000_metadata.csv"
+    table.write_text(table.read_text().replace("HAM_0000", "HAM_7000"))  # as synthesize numbers
+    drawn = open_shards(build(source, "drawn", keep_licenses=True))
+    assert drawn.manifest.source["licenses"] == {"CC0-1.0": 60}
+    assert set(drawn.samples["attribution"]) == {
+        "made up by python -m pipeline.ham10000 synthesize"
+    }
+
+
 def test_licences_are_kept_counted_and_filtered_only_where_asked_for(
     tmp_path, images, build, capsys
 ):

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import DataError
+from pipeline.ham10000.layouts.data_card import SYNTHETIC, card_of
 from pipeline.ham10000.layouts.image_table import counts_of
 from pipeline.ham10000.source import Source
 from pipeline.shards.flags import BuildFlags
@@ -23,6 +24,9 @@ COLUMNS = ("copyright_license", "attribution")
 
 HAM10000 = ("CC-BY-NC", "Tschandl, Rosendahl, Kittler: HAM10000, doi:10.7910/DVN/DBW86T")
 """Licence and attribution of the deposit, which its tables do not name."""
+
+MADE_UP = ("CC0-1.0", "made up by python -m pipeline.ham10000 synthesize")
+"""Licence and attribution of what this package draws: no patient, no photographer."""
 
 NOT_STATED = "not stated"
 
@@ -38,6 +42,8 @@ def with_licences(source: Source, name: str, flags: BuildFlags) -> Source:
     if not asked:
         return replace(source, table=table)
     known = HAM10000 if source.kind in ("ham10000", "isic2018") else ("", "")
+    if card_of({"source": {"kind": source.kind}}, table["lesion_id"]).get(SYNTHETIC):
+        known = MADE_UP
     for column, given, default in zip(
         COLUMNS, (flags.license, flags.attribution), known, strict=True
     ):
